@@ -1,0 +1,111 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ErrNotFound is what a Ledger answers for a delivery or event that it does not hold, or that is another
+// tenant's.
+var ErrNotFound = errors.New("not found")
+
+// ErrPageToken is what a Ledger answers for a page token that it did not make, or that was made for another query.
+var ErrPageToken = errors.New("page token is not one of this query's")
+
+// Ledger is the view: the queryable index of deliveries, derived from the OUTCOMES logs and rebuilt from
+// them when it is lost. No decision to send rests on it. Implementations are safe for concurrent use; each
+// partition has one writer.
+type Ledger interface {
+	// Apply takes the next outcomes of a partition's log and moves its position to upTo (the sequence in OUTCOMES
+	// of the last of them), both or neither. Applying outcomes again that were applied before
+	// changes nothing: those at or below the position are left out by the implementation.
+	Apply(ctx context.Context, partition int, upTo uint64, outcomes []SequencedOutcome) error
+	// Position is the sequence in OUTCOMES up to which a partition was applied; 0 for a view that is new or was lost.
+	Position(ctx context.Context, partition int) (uint64, error)
+	// Delivery is one delivery with its attempts, oldest first, or ErrNotFound.
+	Delivery(ctx context.Context, tenant, id string) (DeliveryStatus, error)
+	// Deliveries lists what a query asks for, newest first by AcceptTime, without attempts.
+	Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage, error)
+	// Event is where an event stands, or ErrNotFound.
+	Event(ctx context.Context, tenant, id string) (EventStatus, error)
+	// Trim removes settled deliveries that were accepted before a time, and then the oldest settled ones until what is
+	// stored is at most maxBytes (0: no bound). It returns how many it removed.
+	Trim(ctx context.Context, before time.Time, maxBytes int64) (int, error)
+	// Ping tells whether the view can be read and written now.
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// SequencedOutcome is an outcome with its place in its partition's OUTCOMES.
+type SequencedOutcome struct {
+	Sequence uint64
+	Outcome
+}
+
+// DeliveryStatus is a delivery as the view has it.
+type DeliveryStatus struct {
+	ID         string
+	Tenant     string
+	EndpointID string
+	EventID    string
+	EventType  string
+	EventTime  time.Time
+	AcceptTime time.Time
+	Partition  int
+	Seq        uint64
+
+	State    DeliveryState
+	Reason   Reason
+	Attempts int
+	Due      time.Time
+	Deadline time.Time
+	Updated  time.Time
+	Redacted int
+	Progress Progress
+
+	// History holds the latest attempts, oldest first, at most MaxAttemptsKept; nil in lists.
+	History []Attempt
+}
+
+// MaxAttemptsKept is how many attempts of one delivery the view keeps: the first one and the latest others.
+const MaxAttemptsKept = 100
+
+// EventStatus is an event as the view has it.
+type EventStatus struct {
+	Tenant     string
+	ID         string
+	Type       string
+	Time       time.Time
+	AcceptTime time.Time
+	Partition  int
+	Seq        uint64
+	Matched    bool // false: no endpoint was to have it
+}
+
+// DeliveryQuery asks for deliveries of one tenant. Zero fields do not narrow it.
+type DeliveryQuery struct {
+	Tenant     string // required, unless AllTenants
+	AllTenants bool   // for operators
+	EndpointID string
+	EventID    string
+	EventType  string // exact, or a pattern as in MatchPattern
+	State      DeliveryState
+	After      time.Time // accepted at or after
+	Before     time.Time // accepted before
+	PageSize   int       // 1 to MaxPageSize; 0 is DefaultPageSize
+	PageToken  string
+}
+
+// Bounds of a page.
+const (
+	DefaultPageSize = 50
+	MaxPageSize     = 1000
+)
+
+// DeliveryPage is one page of a list. NextPageToken is empty on the last page. A token stays right while new deliveries
+// arrive: none is listed twice or left out because of them.
+type DeliveryPage struct {
+	Deliveries    []DeliveryStatus
+	NextPageToken string
+}
