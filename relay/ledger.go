@@ -13,24 +13,35 @@ var ErrNotFound = errors.New("not found")
 // ErrPageToken is what a Ledger answers for a page token that it did not make, or that was made for another query.
 var ErrPageToken = errors.New("page token is not one of this query's")
 
+// ErrPositionLost is what Apply answers where a partition's stored position is no longer the one that its writer last
+// saw: the view was emptied, or lost a part of itself. Nothing was moved; the writer asks for Position again and goes
+// on from there.
+var ErrPositionLost = errors.New("the view's position is not where its writer left it")
+
 // Ledger is the view: the queryable index of deliveries, derived from the OUTCOMES logs and rebuilt from
 // them when it is lost. No decision to send rests on it. Implementations are safe for concurrent use; each
 // partition has one writer.
 type Ledger interface {
 	// Apply takes the next outcomes of a partition's log and moves its position to upTo (the sequence in OUTCOMES
 	// of the last of them), both or neither. Applying outcomes again that were applied before
-	// changes nothing: those at or below the position are left out by the implementation.
+	// changes nothing: those at or below the position are left out by the implementation. It takes effect only if the
+	// position is still the one that this Ledger last answered for the partition, by Position or Apply, and
+	// is ErrPositionLost otherwise.
 	Apply(ctx context.Context, partition int, upTo uint64, outcomes []SequencedOutcome) error
 	// Position is the sequence in OUTCOMES up to which a partition was applied; 0 for a view that is new or was lost.
 	Position(ctx context.Context, partition int) (uint64, error)
 	// Delivery is one delivery with its attempts, oldest first, or ErrNotFound.
 	Delivery(ctx context.Context, tenant, id string) (DeliveryStatus, error)
-	// Deliveries lists what a query asks for, newest first by AcceptTime, without attempts.
+	// Deliveries lists what a query asks for, newest first by AcceptTime and, where that is equal, by descending ID,
+	// without attempts. A page may hold fewer than were asked for, or none, and still have a next one: that is
+	// so where an implementation has looked at as many as one call may.
 	Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage, error)
 	// Event is where an event stands, or ErrNotFound.
 	Event(ctx context.Context, tenant, id string) (EventStatus, error)
 	// Trim removes settled deliveries that were accepted before a time, and then the oldest settled ones until what is
-	// stored is at most maxBytes (0: no bound). It returns how many it removed.
+	// stored is at most maxBytes (0: no bound; bytes as the implementation counts them, before compression). A record
+	// of an unmatched event goes in the same way; an event's own goes with its last delivery. What is not settled
+	// stays whatever the bounds. It returns how many deliveries and unmatched events it removed.
 	Trim(ctx context.Context, before time.Time, maxBytes int64) (int, error)
 	// Ping tells whether the view can be read and written now.
 	Ping(ctx context.Context) error
