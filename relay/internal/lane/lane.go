@@ -1,0 +1,406 @@
+// Package lane decides whose delivery is sent next. Each endpoint has a lane: a bounded queue with its own concurrency,
+// rate and breaker. It promises that no endpoint, however it hangs, trickles, fails or is flooded, takes what another one
+// needs: lanes are served round-robin, concurrency grows only with success, and half of all slots are kept for endpoints
+// that answer fast. It trusts its caller to report the end of everything that Next gave out. Pure: time is an
+// argument; one goroutine at a time.
+package lane
+
+import (
+	"container/heap"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/sealpost/sealpost/relay/internal/breaker"
+)
+
+// Limits bound all lanes together, and each of them.
+type Limits struct {
+	InFlight  int           // slots of all lanes
+	Bytes     int           // of bodies queued and in flight in all lanes
+	LaneItems int           // queued in one lane
+	LaneBytes int           // queued in one lane
+	MaxWait   time.Duration // in a lane, before its item is given back
+}
+
+// DefaultLimits are those of a process (DESIGN section 6's figures).
+func DefaultLimits() Limits {
+	return Limits{InFlight: 512, Bytes: 256 << 20, LaneItems: 256, LaneBytes: 16 << 20, MaxWait: 5 * time.Second}
+}
+
+// SlowAfter is how long an attempt may last before it counts as slow.
+const SlowAfter = time.Second
+
+// Settings are what an endpoint's lane goes by.
+type Settings struct {
+	Open        bool    // false: nothing is taken in or given out
+	Concurrency int     // in flight at most; 1 for ordered endpoints
+	Rate        float64 // given out a second; 0: no bound
+}
+
+// Lanes are the lanes of one owner, with items of type T.
+type Lanes[T any] struct {
+	limits   Limits
+	lanes    map[string]*lane[T]
+	ring     []*lane[T] // those that could give something out now, in turn
+	timed    wakeHeap[T]
+	starved  []*lane[T] // those that wait for a slot that is not kept for fast endpoints
+	inFlight int
+	unproven int // in flight of lanes that have not shown to be fast
+	bytes    int
+}
+
+type lane[T any] struct {
+	id       string
+	settings Settings
+	queue    fifo[T]
+	bytes    int // of the queue
+	inFlight int
+	slow     int // of those in flight: longer than SlowAfter
+	limit    int // of those in flight: slow start
+	proven   bool
+	breaker  breaker.Breaker
+	limiter  *rate.Limiter
+	place    place
+	wake     time.Time
+
+	second  time.Time // when the count of out began
+	out     int       // given out since
+	lastOut int       // given out in the second before
+}
+
+// place says in which list a lane stands, so that it stands in one at most.
+type place uint8
+
+const (
+	idle place = iota
+	inRing
+	inTimed
+	inStarved
+)
+
+// Ticket is one item on its way, to be handed back with Done.
+type Ticket[T any] struct {
+	Item  T
+	Size  int
+	Probe bool // the breaker's probe
+
+	lane   *lane[T]
+	slow   bool
+	proven bool // how it was counted
+}
+
+// New makes empty lanes.
+func New[T any](limits Limits) *Lanes[T] {
+	return &Lanes[T]{limits: limits, lanes: map[string]*lane[T]{}}
+}
+
+// Configure sets an endpoint's settings and makes its lane if there is none. A lane that opens starts anew: one in flight,
+// breaker closed.
+func (l *Lanes[T]) Configure(id string, s Settings, now time.Time) {
+	n := l.lanes[id]
+	if n == nil {
+		n = &lane[T]{id: id, limit: 1}
+		l.lanes[id] = n
+	}
+	if s == n.settings {
+		return
+	}
+	if s.Open && !n.settings.Open {
+		n.breaker.Reset()
+		n.limit, n.proven = 1, false
+	}
+	if s.Rate != n.settings.Rate {
+		n.limiter = nil
+		if s.Rate > 0 {
+			n.limiter = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
+		}
+	}
+	n.settings = s
+	l.consider(n, now)
+}
+
+// Remove forgets a lane that is empty; it does nothing to another one.
+func (l *Lanes[T]) Remove(id string) {
+	if n := l.lanes[id]; n != nil && n.queue.len() == 0 && n.inFlight == 0 && n.place == idle {
+		delete(l.lanes, id)
+	}
+}
+
+// Room is how many items it is worth fetching for a lane now: what there is space for, and what it will have given out
+// before MaxWait is half over, judging by the last second.
+func (l *Lanes[T]) Room(id string, now time.Time) int {
+	n := l.lanes[id]
+	if n == nil {
+		return 0
+	}
+	worth := max(2*n.limit, int(float64(n.recent(now))*l.limits.MaxWait.Seconds()/2))
+	return max(0, min(l.space(n, now), worth-n.queue.len()))
+}
+
+// space is how many items of a usual size the lane would take now; 0 where it is closed, or its breaker lets nothing through.
+// Where the breaker waits for a probe it is one.
+func (l *Lanes[T]) space(n *lane[T], now time.Time) int {
+	if !n.settings.Open || n.bytes >= l.limits.LaneBytes || l.bytes >= l.limits.Bytes {
+		return 0
+	}
+	switch n.breaker.State() {
+	case breaker.Probing:
+		return 0
+	case breaker.Open:
+		if now.Before(n.breaker.NextProbe()) || n.queue.len() > 0 {
+			return 0
+		}
+		return 1
+	}
+	return l.limits.LaneItems - n.queue.len()
+}
+
+// Offer queues an item of that many bytes, or says that there is no room.
+func (l *Lanes[T]) Offer(id string, item T, size int, now time.Time) bool {
+	n := l.lanes[id]
+	if n == nil || l.space(n, now) <= 0 {
+		return false
+	}
+	n.queue.push(queued[T]{item, size, now})
+	n.bytes += size
+	l.bytes += size
+	l.consider(n, now)
+	return true
+}
+
+// Next takes the next item to send, if there is one and a slot for it.
+func (l *Lanes[T]) Next(now time.Time) (*Ticket[T], bool) {
+	l.wakeTimed(now)
+	for l.inFlight < l.limits.InFlight && len(l.ring) > 0 {
+		n := l.ring[0]
+		l.ring = l.ring[1:]
+		n.place = idle
+		if t, ok := l.take(n, now); ok {
+			l.consider(n, now)
+			return t, true
+		}
+	}
+	return nil, false
+}
+
+// take takes a lane's first item if nothing speaks against it; else it leaves the lane where it will be
+// considered again.
+func (l *Lanes[T]) take(n *lane[T], now time.Time) (*Ticket[T], bool) {
+	if !n.runnable() {
+		return nil, false
+	}
+	if !n.proven && l.unproven >= l.limits.InFlight/2 {
+		n.place = inStarved
+		l.starved = append(l.starved, n)
+		return nil, false
+	}
+	if n.limiter != nil && n.limiter.TokensAt(now) < 1 {
+		l.sleep(n, now.Add(time.Duration(float64(time.Second)*(1-n.limiter.TokensAt(now))/n.settings.Rate)+time.Millisecond))
+		return nil, false
+	}
+	send, probe := n.breaker.Allow(now)
+	if !send {
+		l.sleep(n, n.breaker.NextProbe())
+		return nil, false
+	}
+	if n.limiter != nil {
+		n.limiter.AllowN(now, 1)
+	}
+	first := n.queue.pop()
+	n.recent(now)
+	n.out++
+	n.bytes -= first.size
+	n.inFlight++
+	l.inFlight++
+	if !n.proven {
+		l.unproven++
+	}
+	return &Ticket[T]{Item: first.item, Size: first.size, Probe: probe, lane: n, proven: n.proven}, true
+}
+
+// recent is what the lane gave out within a second or so.
+func (n *lane[T]) recent(now time.Time) int {
+	if age := now.Sub(n.second); age >= time.Second {
+		n.lastOut = 0
+		if age < 2*time.Second {
+			n.lastOut = n.out
+		}
+		n.second, n.out = now, 0
+	}
+	return max(n.out, n.lastOut)
+}
+
+func (n *lane[T]) runnable() bool {
+	return n.settings.Open && n.queue.len() > 0 && n.inFlight < min(n.limit, n.settings.Concurrency)
+}
+
+// consider puts a lane in the ring if it could give something out.
+func (l *Lanes[T]) consider(n *lane[T], now time.Time) {
+	if n.place == idle && n.runnable() {
+		n.place = inRing
+		l.ring = append(l.ring, n)
+	}
+}
+
+// Slow notes that an item has been in flight for longer than SlowAfter: it no longer takes a slot that is kept for fast
+// endpoints, as far as there are others.
+func (l *Lanes[T]) Slow(t *Ticket[T]) {
+	if t.slow {
+		return
+	}
+	t.slow = true
+	t.lane.slow++
+	t.lane.proven = false
+	if t.proven {
+		t.proven = false
+		l.unproven++
+	}
+}
+
+// Result is how an attempt ended, for its lane.
+type Result struct {
+	Healthy   bool // the endpoint works
+	Uncounted bool // nothing was learned: interrupted
+}
+
+// Done gives a slot back. It returns what the breaker made of the result.
+func (l *Lanes[T]) Done(t *Ticket[T], r Result, now time.Time) breaker.Change {
+	n := t.lane
+	n.inFlight--
+	l.inFlight--
+	l.bytes -= t.Size
+	if !t.proven {
+		l.unproven--
+	}
+	if t.slow {
+		n.slow--
+	}
+	change := breaker.Unchanged
+	switch {
+	case r.Uncounted && t.Probe:
+		n.breaker.Release(now)
+	case r.Uncounted:
+	default:
+		change = n.breaker.Record(now, r.Healthy, t.Probe)
+		n.learn(r.Healthy, t.slow)
+	}
+	l.consider(n, now)
+	l.feedStarved(now)
+	return change
+}
+
+// learn adjusts how much may be in flight: one more for each fast success, half after a failure.
+func (n *lane[T]) learn(healthy, slow bool) {
+	switch {
+	case !healthy:
+		n.limit = max(1, n.limit/2)
+		n.proven = false
+	case slow:
+		n.proven = false
+	default:
+		n.proven = n.slow == 0
+		n.limit = min(n.limit+1, max(1, n.settings.Concurrency))
+	}
+}
+
+// feedStarved considers lanes again that found no slot, as many as there are slots now.
+func (l *Lanes[T]) feedStarved(now time.Time) {
+	for free := l.limits.InFlight/2 - l.unproven; free > 0 && len(l.starved) > 0; free-- {
+		n := l.starved[0]
+		l.starved = l.starved[1:]
+		n.place = idle
+		l.consider(n, now)
+	}
+}
+
+// Flush takes everything out of an endpoint's queue, in order.
+func (l *Lanes[T]) Flush(id string) []T {
+	n := l.lanes[id]
+	if n == nil {
+		return nil
+	}
+	var out []T
+	for n.queue.len() > 0 {
+		out = append(out, l.drop(n))
+	}
+	return out
+}
+
+// Expired takes out what has waited in its lane for longer than MaxWait.
+func (l *Lanes[T]) Expired(now time.Time) []T {
+	var out []T
+	for _, n := range l.lanes {
+		for n.queue.len() > 0 && now.Sub(n.queue.first().since) > l.limits.MaxWait {
+			out = append(out, l.drop(n))
+		}
+	}
+	return out
+}
+
+func (l *Lanes[T]) drop(n *lane[T]) T {
+	q := n.queue.pop()
+	n.bytes -= q.size
+	l.bytes -= q.size
+	return q.item
+}
+
+// BreakerOpen tells whether an endpoint's breaker lets nothing but probes through, and when the next one may go.
+func (l *Lanes[T]) BreakerOpen(id string) (open bool, probe time.Time) {
+	n := l.lanes[id]
+	if n == nil || n.breaker.State() == breaker.Closed {
+		return false, time.Time{}
+	}
+	return true, n.breaker.NextProbe()
+}
+
+// InFlight counts what Next gave out and Done has not taken back: of one endpoint, or of all where id is empty.
+func (l *Lanes[T]) InFlight(id string) int {
+	if id == "" {
+		return l.inFlight
+	}
+	if n := l.lanes[id]; n != nil {
+		return n.inFlight
+	}
+	return 0
+}
+
+// Bytes are those of all bodies queued and in flight.
+func (l *Lanes[T]) Bytes() int { return l.bytes }
+
+// Full tells whether the bodies of all lanes together have reached their bound.
+func (l *Lanes[T]) Full() bool { return l.bytes >= l.limits.Bytes }
+
+// Wake is when Next may have something that it has not now, if only time passes; zero: never.
+func (l *Lanes[T]) Wake() time.Time {
+	if len(l.timed) == 0 {
+		return time.Time{}
+	}
+	return l.timed[0].wake
+}
+
+func (l *Lanes[T]) sleep(n *lane[T], until time.Time) {
+	n.place, n.wake = inTimed, until
+	heap.Push(&l.timed, n)
+}
+
+func (l *Lanes[T]) wakeTimed(now time.Time) {
+	for len(l.timed) > 0 && !l.timed[0].wake.After(now) {
+		n := heap.Pop(&l.timed).(*lane[T])
+		n.place = idle
+		l.consider(n, now)
+	}
+}
+
+type wakeHeap[T any] []*lane[T]
+
+func (h wakeHeap[T]) Len() int           { return len(h) }
+func (h wakeHeap[T]) Less(i, j int) bool { return h[i].wake.Before(h[j].wake) }
+func (h wakeHeap[T]) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *wakeHeap[T]) Push(x any)        { *h = append(*h, x.(*lane[T])) }
+func (h *wakeHeap[T]) Pop() any {
+	last := len(*h) - 1
+	n := (*h)[last]
+	*h = (*h)[:last]
+	return n
+}

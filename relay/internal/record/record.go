@@ -1,0 +1,145 @@
+// Package record turns events and outcomes into the journal's records and back. It promises that what was written is read
+// as the same value, and that a record of a version it does not know, or that breaks a bound, is an error and never
+// half a value. It trusts the journal to return the bytes that it was given.
+package record
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/sealpost/sealpost/proto/sealpost/v1"
+	"github.com/sealpost/sealpost/relay"
+)
+
+// Version is that of the records written here, and the newest that can be read.
+const Version = 1
+
+// ErrRecord is the error of bytes that are no record of a known version.
+var ErrRecord = errors.New("not a journal record that this version can read")
+
+// EncodeEvent appends the event's record to b. The event's place and time in the log are the log's to say.
+func EncodeEvent(b []byte, e *relay.Event) ([]byte, error) {
+	return proto.MarshalOptions{}.MarshalAppend(b, &pb.EventRecord{
+		Version: Version,
+		Tenant:  e.Tenant, Id: e.ID, Type: e.Type, Time: nanos(e.Time), Subject: e.Subject, Data: e.Data,
+	})
+}
+
+// DecodeEvent reads an event's record that stands at seq since the given time.
+func DecodeEvent(b []byte, seq uint64, accepted time.Time) (*relay.Event, error) {
+	var r pb.EventRecord
+	if err := decode(b, &r); err != nil {
+		return nil, fmt.Errorf("event %d: %w", seq, err)
+	}
+	return &relay.Event{
+		Tenant: r.Tenant, ID: r.Id, Type: r.Type, Time: at(r.Time), Subject: r.Subject, Data: r.Data,
+		Seq: seq, AcceptTime: accepted,
+	}, nil
+}
+
+// EncodeOutcome appends the outcome's record to b.
+func EncodeOutcome(b []byte, o *relay.Outcome) ([]byte, error) {
+	r := &pb.OutcomeRecord{
+		Version:    Version,
+		DeliveryId: o.DeliveryID, Tenant: o.Tenant, EndpointId: o.EndpointID,
+		EventId: o.EventID, EventType: o.EventType, EventTime: nanos(o.EventTime), AcceptTime: nanos(o.AcceptTime),
+		Seq: o.Seq, Partition: uint32(o.Partition),
+		State: string(o.State), Reason: string(o.Reason), Time: nanos(o.Time),
+		Attempts: uint32(o.Attempts), Due: nanos(o.Due), Deadline: nanos(o.Deadline), Redacted: uint32(o.Redacted),
+	}
+	if o.Progress.Next > 0 {
+		r.Progress = &pb.ProgressRecord{
+			Digest: o.Progress.Digest[:], Next: uint32(o.Progress.Next), Total: uint32(o.Progress.Total),
+		}
+	}
+	if o.Attempt != nil {
+		r.Attempt = encodeAttempt(o.Attempt)
+	}
+	return proto.MarshalOptions{}.MarshalAppend(b, r)
+}
+
+// DecodeOutcome reads an outcome's record.
+func DecodeOutcome(b []byte) (*relay.Outcome, error) {
+	var r pb.OutcomeRecord
+	if err := decode(b, &r); err != nil {
+		return nil, fmt.Errorf("outcome: %w", err)
+	}
+	o := &relay.Outcome{
+		DeliveryID: r.DeliveryId, Tenant: r.Tenant, EndpointID: r.EndpointId,
+		EventID: r.EventId, EventType: r.EventType, EventTime: at(r.EventTime), AcceptTime: at(r.AcceptTime),
+		Seq: r.Seq, Partition: int(r.Partition),
+		State: relay.DeliveryState(r.State), Reason: relay.Reason(r.Reason), Time: at(r.Time),
+		Attempts: int(r.Attempts), Due: at(r.Due), Deadline: at(r.Deadline), Redacted: int(r.Redacted),
+	}
+	if p := r.Progress; p != nil {
+		if len(p.Digest) != len(o.Progress.Digest) {
+			return nil, fmt.Errorf("outcome: %w: digest of %d bytes", ErrRecord, len(p.Digest))
+		}
+		o.Progress = relay.Progress{Digest: [32]byte(p.Digest), Next: int(p.Next), Total: int(p.Total)}
+	}
+	if r.Attempt != nil {
+		o.Attempt = decodeAttempt(r.Attempt)
+	}
+	return o, nil
+}
+
+func encodeAttempt(a *relay.Attempt) *pb.AttemptRecord {
+	return &pb.AttemptRecord{
+		Number: uint32(a.Number), Chunk: uint32(a.Chunk), ChunkTotal: uint32(a.ChunkTotal),
+		StartTime: nanos(a.StartTime), Verdict: string(a.Verdict), Reason: string(a.Reason), StatusCode: uint32(a.StatusCode),
+		Dns: int64(a.Durations.DNS), Connect: int64(a.Durations.Connect), Tls: int64(a.Durations.TLS),
+		FirstByte: int64(a.Durations.FirstByte), Total: int64(a.Durations.Total),
+		RemoteAddress: a.RemoteAddress, TlsVersion: a.TLSVersion,
+		ServerCertificateSubject: a.ServerCertificateSubject, ServerCertificateSha256: a.ServerCertificateSHA256,
+		ClientCertificateSha256: a.ClientCertificateSHA256, KeyId: a.KeyID, BodySha256: a.BodySHA256,
+		ResponseBody: a.ResponseBody, ResponseSize: a.ResponseSize,
+	}
+}
+
+func decodeAttempt(r *pb.AttemptRecord) *relay.Attempt {
+	return &relay.Attempt{
+		Number: int(r.Number), Chunk: int(r.Chunk), ChunkTotal: int(r.ChunkTotal),
+		StartTime: at(r.StartTime), Verdict: relay.VerdictKind(r.Verdict), Reason: relay.Reason(r.Reason),
+		StatusCode: int(r.StatusCode),
+		Durations: relay.Durations{
+			DNS: time.Duration(r.Dns), Connect: time.Duration(r.Connect), TLS: time.Duration(r.Tls),
+			FirstByte: time.Duration(r.FirstByte), Total: time.Duration(r.Total),
+		},
+		RemoteAddress: r.RemoteAddress, TLSVersion: r.TlsVersion,
+		ServerCertificateSubject: r.ServerCertificateSubject, ServerCertificateSHA256: r.ServerCertificateSha256,
+		ClientCertificateSHA256: r.ClientCertificateSha256, KeyID: r.KeyId, BodySHA256: r.BodySha256,
+		ResponseBody: r.ResponseBody, ResponseSize: r.ResponseSize,
+	}
+}
+
+type versioned interface {
+	proto.Message
+	GetVersion() uint32
+}
+
+func decode(b []byte, r versioned) error {
+	if err := proto.Unmarshal(b, r); err != nil {
+		return fmt.Errorf("%w: %w", ErrRecord, err)
+	}
+	if v := r.GetVersion(); v == 0 || v > Version {
+		return fmt.Errorf("%w: version %d, known up to %d", ErrRecord, v, Version)
+	}
+	return nil
+}
+
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func at(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}
