@@ -1,0 +1,497 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// groupMax and groupBytes bound one group; the server's inbound queue takes
+	// 100 thousand records and 128 MiB before it drops.
+	groupMax   = 2048
+	groupBytes = 48 << 20
+	// groupsAhead is how many groups may wait for the sync of the one before.
+	groupsAhead = 8
+	// maxID bounds the deduplication id: tenant, a separator and an event's id.
+	maxID = 256
+	// diskEvery is how often the free disk is looked at.
+	diskEvery = 250 * time.Millisecond
+	// inProcessTries bounds the repeats of an event whose id a cluster is just
+	// writing for another.
+	inProcessTries = 50
+	inProcessWait  = 20 * time.Millisecond
+)
+
+// Entry is an event to accept.
+type Entry struct {
+	// ID tells repeats, within the deduplication window and over restarts: 1 to 256 bytes
+	// of printable ASCII without spaces, made unique over tenants by the caller.
+	ID string
+	// Digest of the content, by whatever the caller calls the same.
+	Digest [32]byte
+	// Payload is kept by the journal until the answer and must not change until then.
+	Payload []byte
+}
+
+// Receipt is the answer to an accepted event; a repeat gets the first answer,
+// marked as a duplicate.
+type Receipt struct {
+	Seq       uint64
+	Time      time.Time
+	Duplicate bool
+}
+
+// Events is a partition's log of accepted events. It gathers the events of
+// concurrent callers: while one group is being synced, the next is gathered and
+// written, and each caller is answered after the sync that covers its event.
+type Events struct {
+	*Log
+	w *writer
+
+	mu     sync.Mutex // guards the four below
+	queue  []*pending
+	bytes  int64 // queued, written and not yet answered
+	closed bool
+	flying *group // being written and acknowledged
+
+	wake    chan struct{} // one token: the queue is not empty
+	synced  chan *group   // acknowledged groups on their way to the sync
+	lost    chan struct{} // one token: the connection broke
+	quit    chan struct{} // closed: give up what is not acknowledged
+	stopped chan struct{}
+	late    sync.WaitGroup // resolving duplicates, waiting to try again
+
+	space struct { // of the publishing goroutine's callers, under mu
+		checked time.Time
+		err     error
+	}
+}
+
+type pending struct {
+	entry Entry
+	time  time.Time
+	ack   ack
+	acked bool
+	tries int
+	done  func(Receipt, error)
+}
+
+// group is what is written, acknowledged and synced together.
+type group struct {
+	items []*pending
+	left  int
+	acked chan struct{}
+}
+
+func newEvents(j *Journal, l *Log) (*Events, error) {
+	e := &Events{
+		Log:     l,
+		wake:    make(chan struct{}, 1),
+		synced:  make(chan *group, groupsAhead),
+		lost:    make(chan struct{}, 1),
+		quit:    make(chan struct{}),
+		stopped: make(chan struct{}),
+	}
+	w, err := newWriter(j.pub, l.subject, "Nats-Msg-Id", groupMax, e.onAck)
+	if err != nil {
+		return nil, err
+	}
+	e.w = w
+	go e.write()
+	go e.sync()
+	return e, nil
+}
+
+// Accept returns when the event is durable, or was refused: ErrBusy (with a
+// [BusyError]), ErrFull, ErrTooLarge, ErrConflict. After any other error,
+// ctx's included, the event may have been kept.
+func (e *Events) Accept(ctx context.Context, entry Entry) (Receipt, error) {
+	type answer struct {
+		r   Receipt
+		err error
+	}
+	c := make(chan answer, 1)
+	e.AcceptAsync(entry, func(r Receipt, err error) { c <- answer{r, err} })
+	select {
+	case a := <-c:
+		return a.r, a.err
+	case <-ctx.Done():
+		return Receipt{}, ctx.Err()
+	}
+}
+
+// AcceptAsync is Accept for many events in flight from one goroutine. It calls
+// done exactly once, possibly before it returns, mostly from a goroutine of the journal's,
+// which done must not hold up.
+func (e *Events) AcceptAsync(entry Entry, done func(Receipt, error)) {
+	if err := e.enqueue(&pending{entry: entry, done: done}); err != nil {
+		done(Receipt{}, err)
+	}
+}
+
+// Result is the answer to one entry of AcceptAll.
+type Result struct {
+	Receipt Receipt
+	Err     error
+}
+
+// AcceptAll accepts entries in their order and returns their answers in the same
+// order; a refused one does not touch its neighbours. If ctx ends first, what
+// was not answered has its error.
+func (e *Events) AcceptAll(ctx context.Context, entries []Entry) []Result {
+	type answer struct {
+		i int
+		Result
+	}
+	c := make(chan answer, len(entries))
+	for i, entry := range entries {
+		e.AcceptAsync(entry, func(r Receipt, err error) { c <- answer{i, Result{r, err}} })
+	}
+	out := make([]Result, len(entries))
+	for i := range out {
+		out[i].Err = context.Canceled
+	}
+	for range entries {
+		select {
+		case a := <-c:
+			out[a.i] = a.Result
+		case <-ctx.Done():
+			for i := range out {
+				if out[i].Err == context.Canceled {
+					out[i].Err = ctx.Err()
+				}
+			}
+			return out
+		}
+	}
+	return out
+}
+
+func (p *pending) size() int64 { return int64(len(p.entry.Payload) + len(p.entry.ID) + frameBytes) }
+
+func (e *Events) enqueue(p *pending) error {
+	if err := e.admissible(p.entry); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	if err := e.diskSpace(); err != nil {
+		return err
+	}
+	if e.bytes > 0 && e.bytes+p.size() > e.j.opt.MaxUncommittedBytes {
+		return &BusyError{RetryAfter: 100 * time.Millisecond}
+	}
+	e.bytes += p.size()
+	e.push(p)
+	return nil
+}
+
+// push hands p to the writing goroutine. e.mu is held.
+func (e *Events) push(p *pending) {
+	e.queue = append(e.queue, p)
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (e *Events) admissible(entry Entry) error {
+	if err := e.j.Err(); err != nil {
+		return err
+	}
+	if len(entry.Payload) > e.j.limit {
+		return fmt.Errorf("%w: event of %d bytes, at most %d", ErrTooLarge, len(entry.Payload), e.j.limit)
+	}
+	if len(entry.ID) == 0 || len(entry.ID) > maxID {
+		return fmt.Errorf("journal: event id of %d bytes: want 1 to %d", len(entry.ID), maxID)
+	}
+	for _, c := range []byte(entry.ID) {
+		if c <= ' ' || c > '~' {
+			return errors.New("journal: event id: want printable ASCII without spaces")
+		}
+	}
+	return nil
+}
+
+// diskSpace is ErrFull while the disk has too little room. e.mu is held.
+func (e *Events) diskSpace() error {
+	min := e.j.opt.MinFreeDisk
+	if e.disk == nil || min < 0 || time.Since(e.space.checked) < diskEvery {
+		return e.space.err
+	}
+	e.space.checked = time.Now()
+	free, total, err := diskFree(e.j.opt.Dir)
+	if min == 0 {
+		min = max(1<<30, total/20)
+	}
+	switch {
+	case err != nil:
+		e.space.err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case free < min:
+		e.space.err = fmt.Errorf("%w: %d MiB of disk free, %d MiB are kept", ErrFull, free>>20, min>>20)
+	default:
+		e.space.err = nil
+	}
+	return e.space.err
+}
+
+// write takes what is queued as one group, publishes it and waits for its
+// acknowledgements, then hands it on; meanwhile the next group queues up and the
+// former is synced.
+func (e *Events) write() {
+	defer close(e.synced)
+	var buf []byte
+	for {
+		g, ok := e.next()
+		if !ok {
+			return
+		}
+		if g == nil {
+			<-e.wake
+			continue
+		}
+		failed := e.publish(g, &buf)
+		if failed == nil {
+			failed = e.await(g)
+		}
+		e.mu.Lock()
+		e.flying = nil
+		e.mu.Unlock()
+		if failed != nil {
+			for _, p := range g.items {
+				if !p.acked {
+					p.ack.err = failed
+				}
+			}
+			if err := e.w.reset(); err != nil && e.j.nc.IsClosed() {
+				e.j.log.Debug("journal writer", "error", err)
+			}
+		}
+		e.synced <- g
+	}
+}
+
+// next takes the next group off the queue: nil if there is none, false if there
+// never will be.
+func (e *Events) next() (*group, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.queue) == 0 {
+		e.queue = nil
+		return nil, !e.closed
+	}
+	var n int
+	var size int64
+	for n < len(e.queue) && n < groupMax && (n == 0 || size+e.queue[n].size() <= groupBytes) {
+		size += e.queue[n].size()
+		n++
+	}
+	g := &group{items: e.queue[:n:n], left: n, acked: make(chan struct{})}
+	e.queue = e.queue[n:]
+	e.flying = g
+	select {
+	case <-e.lost: // broke before this group
+	default:
+	}
+	return g, true
+}
+
+// publish writes the group to the connection. What it could not hand over stays
+// unacknowledged.
+func (e *Events) publish(g *group, buf *[]byte) error {
+	now := e.j.opt.Clock().UTC()
+	for i, p := range g.items {
+		if p.time.IsZero() {
+			p.time = now
+		}
+		*buf = appendFrame((*buf)[:0], frame{p.time, p.entry.Digest}, p.entry.Payload)
+		if err := e.w.publish(i, p.entry.ID, *buf); err != nil {
+			return err
+		}
+	}
+	if cap(*buf) > 1<<20 {
+		*buf = nil
+	}
+	return nil
+}
+
+// await returns when all of the group is acknowledged, or won't be.
+func (e *Events) await(g *group) error {
+	late := time.NewTimer(ackTimeout)
+	defer late.Stop()
+	select {
+	case <-g.acked:
+		return nil
+	case <-e.lost:
+		return fmt.Errorf("%w: connection lost", ErrUnavailable)
+	case <-late.C:
+		err := fmt.Errorf("no acknowledgement of %s in %v", e.name, ackTimeout)
+		if e.disk != nil {
+			return e.j.fail(err)
+		}
+		return unavailable(err)
+	case <-e.j.failed:
+		return e.j.Err()
+	case <-e.quit:
+		return ErrClosed
+	}
+}
+
+func (e *Events) onAck(slot int, a ack) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	g := e.flying
+	if g == nil || slot >= len(g.items) || g.items[slot].acked {
+		return
+	}
+	g.items[slot].ack, g.items[slot].acked = a, true
+	if g.left--; g.left == 0 {
+		close(g.acked)
+	}
+}
+
+func (e *Events) disconnected() {
+	select {
+	case e.lost <- struct{}{}:
+	default:
+	}
+}
+
+// sync makes acknowledged groups durable, as many at once as have come, and
+// answers them.
+func (e *Events) sync() {
+	defer close(e.stopped)
+	for g := range e.synced {
+		gs := []*group{g}
+	more:
+		for {
+			select {
+			case g, ok := <-e.synced:
+				if !ok {
+					break more
+				}
+				gs = append(gs, g)
+			default:
+				break more
+			}
+		}
+		err := e.disk.sync()
+		if err == nil {
+			e.advance(highest(gs))
+		}
+		for _, g := range gs {
+			e.answer(g, err)
+		}
+	}
+	e.late.Wait()
+}
+
+func highest(gs []*group) (seq uint64) {
+	for _, g := range gs {
+		for _, p := range g.items {
+			seq = max(seq, p.ack.seq)
+		}
+	}
+	return seq
+}
+
+func (e *Events) answer(g *group, failed error) {
+	var size int64
+	var repeats []*pending
+	for _, p := range g.items {
+		switch {
+		case failed != nil && p.ack.err == nil:
+			p.done(Receipt{}, failed)
+		case p.ack.err == errInProcess:
+			e.again(p)
+			continue // its bytes still count
+		case p.ack.err != nil:
+			p.done(Receipt{}, p.ack.err)
+		case p.ack.duplicate:
+			repeats = append(repeats, p)
+			continue
+		default:
+			p.done(Receipt{Seq: p.ack.seq, Time: p.time}, nil)
+		}
+		size += p.size()
+	}
+	e.release(size)
+	if len(repeats) > 0 {
+		// A flood of repeats, each a read, must not hold up fresh events.
+		e.late.Add(1)
+		go func() {
+			defer e.late.Done()
+			for _, p := range repeats {
+				p.done(e.first(p))
+				e.release(p.size())
+			}
+		}()
+	}
+}
+
+func (e *Events) release(size int64) {
+	e.mu.Lock()
+	e.bytes -= size
+	e.mu.Unlock()
+}
+
+// first is the answer that the first event of p's id got. An event that was
+// trimmed or erased since can't be compared and is taken for the same.
+func (e *Events) first(p *pending) (Receipt, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	m, f, err := e.get(ctx, p.ack.seq)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return Receipt{Seq: p.ack.seq, Time: p.time, Duplicate: true}, nil
+	case err != nil:
+		return Receipt{}, err
+	case f.digest != p.entry.Digest:
+		return Receipt{}, ErrConflict
+	}
+	return Receipt{Seq: m.Seq, Time: m.Time, Duplicate: true}, nil
+}
+
+// again writes p once more, a little later: a cluster was just writing another of its id.
+func (e *Events) again(p *pending) {
+	p.tries++
+	p.ack, p.acked = ack{}, false
+	e.late.Add(1)
+	time.AfterFunc(inProcessWait, func() {
+		defer e.late.Done()
+		e.mu.Lock()
+		if !e.closed && p.tries < inProcessTries {
+			e.push(p)
+			e.mu.Unlock()
+			return
+		}
+		e.mu.Unlock()
+		p.done(Receipt{}, fmt.Errorf("%w: %w", ErrUnavailable, errInProcess))
+		e.release(p.size())
+	})
+}
+
+// stop refuses what comes from now on and waits for the answers to what came, as
+// long as ctx allows.
+func (e *Events) stop(ctx context.Context) {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case <-e.stopped:
+		e.w.close()
+	case <-ctx.Done():
+		// What still runs ends with the connection, or hangs in a sync.
+		close(e.quit)
+	}
+}

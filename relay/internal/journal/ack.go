@@ -1,0 +1,142 @@
+package journal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// ack is the server's word on one record.
+type ack struct {
+	seq       uint64
+	duplicate bool
+	err       error
+}
+
+var (
+	errInProcess = errors.New("journal: an event of this id is being written")
+	ackSeq       = []byte(`"seq":`)
+	ackDuplicate = []byte(`"duplicate":`)
+	ackError     = []byte(`{"error"`)
+)
+
+// parseAck reads an acknowledgement, as the server writes it:
+// {"stream":"X", "seq":12,"duplicate": true} or {"error":{...},...}.
+func parseAck(m *nats.Msg) ack {
+	if len(m.Data) == 0 {
+		return ack{err: fmt.Errorf("%w: no stream listens (status %q)", ErrUnavailable, m.Header.Get("Status"))}
+	}
+	if bytes.HasPrefix(m.Data, ackError) {
+		return ack{err: refusal(m.Data)}
+	}
+	i := bytes.Index(m.Data, ackSeq)
+	if i < 0 {
+		return ack{err: fmt.Errorf("%w: acknowledgement without a sequence", ErrUnavailable)}
+	}
+	rest := m.Data[i+len(ackSeq):]
+	for len(rest) > 0 && rest[0] == ' ' {
+		rest = rest[1:]
+	}
+	var a ack
+	for len(rest) > 0 && rest[0] >= '0' && rest[0] <= '9' {
+		a.seq = a.seq*10 + uint64(rest[0]-'0')
+		rest = rest[1:]
+	}
+	if a.seq == 0 {
+		return ack{err: fmt.Errorf("%w: acknowledgement without a sequence", ErrUnavailable)}
+	}
+	a.duplicate = bytes.Contains(rest, ackDuplicate)
+	return a
+}
+
+// refusal translates an error of the JetStream API by its code
+// (nats-server, server/errors.json).
+func refusal(data []byte) error {
+	var r struct {
+		Error struct {
+			Code        int    `json:"err_code"`
+			Description string `json:"description"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return fmt.Errorf("%w: acknowledgement: %w", ErrUnavailable, err)
+	}
+	var kind error
+	switch code := r.Error.Code; {
+	case code == 10071 || code == 10164: // wrong last sequence
+		kind = ErrFenced
+	case code == 10158: // duplicate message id is in process
+		return errInProcess
+	case code == 10054 || code == 10097: // message, header exceeds the maximum
+		kind = ErrTooLarge
+	case code == 10077 && strings.Contains(r.Error.Description, "maximum"), // store failed: maximum bytes exceeded
+		code == 10002, code == 10023, code == 10047: // account's, server's, storage's limits
+		kind = ErrFull
+	case code == 10167: // too many requests
+		kind = ErrBusy
+	default:
+		kind = ErrUnavailable
+	}
+	return fmt.Errorf("%w: %s (%d)", kind, r.Error.Description, r.Error.Code)
+}
+
+// writer publishes records to one stream and has their acknowledgements come to
+// one subscription: a slot of a fixed window each, so that a record costs neither
+// a subscription nor a reply subject of its own. Its publish is for one goroutine.
+type writer struct {
+	nc      *nats.Conn
+	msg     nats.Msg
+	header  []string
+	replies []string
+	sub     *nats.Subscription
+	prefix  int // length of a reply before its slot
+	onAck   func(slot int, a ack)
+}
+
+func newWriter(nc *nats.Conn, subject, header string, window int, onAck func(int, ack)) (*writer, error) {
+	w := &writer{nc: nc, header: make([]string, 1), replies: make([]string, window), onAck: onAck}
+	w.msg.Subject = subject
+	w.msg.Header = nats.Header{header: w.header}
+	return w, w.reset()
+}
+
+// reset takes a new inbox, so that late answers to the former are not taken for
+// answers to what is sent next.
+func (w *writer) reset() error {
+	w.close()
+	inbox := w.nc.NewInbox()
+	w.prefix = len(inbox) + 1
+	for i := range w.replies {
+		w.replies[i] = inbox + "." + strconv.Itoa(i)
+	}
+	prefix := w.prefix
+	sub, err := w.nc.Subscribe(inbox+".*", func(m *nats.Msg) {
+		slot, err := strconv.Atoi(m.Subject[prefix:])
+		if err == nil && 0 <= slot && slot < len(w.replies) {
+			w.onAck(slot, parseAck(m))
+		}
+	})
+	if err != nil {
+		return unavailable(err)
+	}
+	w.sub = sub
+	return unavailable(sub.SetPendingLimits(-1, -1))
+}
+
+func (w *writer) publish(slot int, header string, data []byte) error {
+	w.header[0] = header
+	w.msg.Reply = w.replies[slot]
+	w.msg.Data = data
+	return unavailable(w.nc.PublishMsg(&w.msg))
+}
+
+func (w *writer) close() {
+	if w.sub != nil {
+		w.sub.Unsubscribe()
+	}
+}

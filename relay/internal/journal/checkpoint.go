@@ -1,0 +1,109 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+)
+
+// A checkpoint is a generation of parts, then a seal that holds their number and
+// the digest of the whole:
+//
+//	'P' | generation (8 bytes) | data, at most 1 MiB
+//	'S' | generation (8 bytes) | parts (4, big endian) | SHA-256 of all data (32)
+//
+// The newest generation whose seal fits its parts is the checkpoint. A process
+// that dies before its seal is durable leaves parts without a seal, and the
+// former generation in force, which is given up only after that point; one that
+// dies while the former is given up leaves two, of which the newer is in force.
+const (
+	checkpointPart  = 'P'
+	checkpointSeal  = 'S'
+	checkpointChunk = 1 << 20 // far below any server's max_payload less our margin
+	checkpointHead  = 1 + 8
+)
+
+// maxCheckpoint bounds one checkpoint; the log has room for several.
+const maxCheckpoint = 1 << 30
+
+// SaveCheckpoint replaces partition p's checkpoint; it returns when the new one
+// is durable. kill -9 at any moment leaves the former or the new one, whole.
+// ErrFenced: another process saved at the same time.
+func (j *Journal) SaveCheckpoint(ctx context.Context, p int, data []byte) error {
+	l := j.saves[p]
+	if len(data) > maxCheckpoint {
+		return fmt.Errorf("%w: checkpoint of %d bytes, at most %d", ErrTooLarge, len(data), maxCheckpoint)
+	}
+	a, err := l.appender(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	chunk := min(checkpointChunk, j.limit-checkpointHead)
+	gen := make([]byte, 8)
+	rand.Read(gen) // never fails
+	first, parts := a.Last()+1, uint32(0)
+	for rest := data; len(rest) > 0; parts++ {
+		n := min(chunk, len(rest))
+		record := bytes.Join([][]byte{{checkpointPart}, gen, rest[:n]}, nil)
+		if _, err := a.Append(ctx, record); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	sum := sha256.Sum256(data)
+	seal := bytes.Join([][]byte{{checkpointSeal}, gen, binary.BigEndian.AppendUint32(nil, parts), sum[:]}, nil)
+	// Parts need not be durable before their seal: without one of them it does
+	// not fit, and the former generation is still there.
+	if _, err := a.Append(ctx, seal); err != nil {
+		return err
+	}
+	if _, err := a.Sync(ctx); err != nil {
+		return err
+	}
+	return l.Trim(ctx, first-1)
+}
+
+// LoadCheckpoint returns partition p's checkpoint, and false if there is none.
+func (j *Journal) LoadCheckpoint(ctx context.Context, p int) (data []byte, ok bool, err error) {
+	l := j.saves[p]
+	st, err := l.State(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	var gen []byte
+	var parts uint32
+	var body []byte
+	err = l.Range(ctx, st.First, st.Last, func(m Message) error {
+		if len(m.Payload) < checkpointHead {
+			return nil
+		}
+		kind, g, rest := m.Payload[0], m.Payload[1:checkpointHead], m.Payload[checkpointHead:]
+		if !bytes.Equal(g, gen) {
+			gen, parts, body = g, 0, nil
+		}
+		switch kind {
+		case checkpointPart:
+			parts++
+			body = append(body, rest...)
+		case checkpointSeal:
+			if sealed(rest, parts, body) {
+				data, ok = body, true
+			}
+			gen, parts, body = nil, 0, nil
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return data, ok, nil
+}
+
+func sealed(seal []byte, parts uint32, body []byte) bool {
+	sum := sha256.Sum256(body)
+	return len(seal) == 4+sha256.Size && binary.BigEndian.Uint32(seal) == parts && bytes.Equal(seal[4:], sum[:])
+}

@@ -1,0 +1,574 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// requestTimeout bounds a request whose context has no deadline of its own.
+	requestTimeout = 10 * time.Second
+	// ackTimeout is how long a written record may stay unacknowledged. An
+	// embedded server that needs longer has a store that failed: it answers
+	// nothing at all then.
+	ackTimeout = 15 * time.Second
+	// purgeStep is how many records one purge of an external stream takes; a
+	// purge holds the stream's lock (500 thousand records: 124 ms).
+	purgeStep = 50_000
+
+	auditMaxBytes       = 16 << 30
+	checkpointsMaxBytes = 8 << 30
+)
+
+// Message is one record of a log. Its Payload is the reader's to keep.
+type Message struct {
+	Seq     uint64
+	Time    time.Time // when it was accepted (EVENTS) or stored
+	Payload []byte
+}
+
+// Log is the reading side of one stream. Readers see only what is durable: a
+// record that is written but not yet synced is not there yet, because after a
+// loss of power its sequence would belong to another.
+type Log struct {
+	j        *Journal
+	name     string // of the stream
+	subject  string // it listens to; the records' own, but for CHECKPOINTS and buckets
+	maxBytes int64
+	framed   bool // each record carries its digest and time (see frame)
+	stream   jetstream.Stream
+	disk     *disk // nil when external
+
+	mu     sync.Mutex
+	synced uint64        // highest durable sequence; only where disk != nil
+	moved  chan struct{} // closed when synced grows
+}
+
+// State is what a log holds.
+type State struct {
+	First, Last uint64 // First is Last+1 when the log is empty
+	Messages    uint64
+	Bytes       int64
+}
+
+// openLog creates the stream or brings an older one's bounds up to date, and
+// makes what an earlier process left in it durable.
+func (j *Journal) openLog(ctx context.Context, name, subject string, maxBytes int64) (*Log, error) {
+	cfg := jetstream.StreamConfig{
+		Name:        j.opt.Name + "_" + name,
+		Subjects:    []string{j.opt.Name + "." + subject},
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardNew,
+		MaxBytes:    maxBytes,
+		MaxMsgSize:  -1,
+		Storage:     jetstream.FileStorage,
+		Replicas:    j.opt.Replicas,
+		Duplicates:  j.opt.DedupWindow,
+		AllowDirect: true,
+		Metadata:    map[string]string{"sealpost-partitions": strconv.Itoa(j.opt.Partitions)},
+	}
+	if err := j.checkPartitions(ctx, cfg); err != nil {
+		return nil, err
+	}
+	s, err := j.js.CreateOrUpdateStream(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("journal: stream %s: %w", cfg.Name, err)
+	}
+	return j.newLog(s, cfg.Subjects[0], maxBytes)
+}
+
+func (j *Journal) newLog(s jetstream.Stream, subject string, maxBytes int64) (*Log, error) {
+	info := s.CachedInfo()
+	l := &Log{j: j, name: info.Config.Name, subject: subject, maxBytes: maxBytes, stream: s, moved: make(chan struct{})}
+	if j.srv == nil {
+		return l, nil
+	}
+	l.disk = newDisk(j.opt.Dir, l.name, j.opt.Fsync, j.fail)
+	if err := l.disk.all(j.opt.Dir); err != nil {
+		return nil, err
+	}
+	l.synced = info.State.LastSeq
+	return l, nil
+}
+
+// checkPartitions refuses a journal made with another number of partitions: its
+// tenants would move to logs that know nothing of them.
+func (j *Journal) checkPartitions(ctx context.Context, cfg jetstream.StreamConfig) error {
+	s, err := j.js.Stream(ctx, cfg.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("journal: stream %s: %w", cfg.Name, err)
+	}
+	const key = "sealpost-partitions"
+	if was := s.CachedInfo().Config.Metadata[key]; was != cfg.Metadata[key] {
+		return fmt.Errorf("journal: stream %s was made for %q partitions, not %s: the number can't change", cfg.Name, was, cfg.Metadata[key])
+	}
+	return nil
+}
+
+// State asks for the log's bounds. Last may count records that are not durable
+// yet; Synced does not.
+func (l *Log) State(ctx context.Context) (State, error) {
+	ctx, cancel := bound(ctx)
+	defer cancel()
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return State{}, unavailable(err)
+	}
+	s := info.State
+	if s.Msgs == 0 {
+		s.FirstSeq = s.LastSeq + 1
+	}
+	return State{First: s.FirstSeq, Last: s.LastSeq, Messages: s.Msgs, Bytes: int64(s.Bytes)}, nil
+}
+
+// MaxBytes is the log's bound; a full log refuses.
+func (l *Log) MaxBytes() int64 { return l.maxBytes }
+
+// Synced is the highest sequence known to be durable; a reader can go up to it
+// without waiting. With an external server it is what the server has stored.
+func (l *Log) Synced(ctx context.Context) (uint64, error) {
+	if l.disk == nil {
+		s, err := l.State(ctx)
+		return s.Last, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.synced, nil
+}
+
+// advance tells the readers that everything up to seq is durable.
+func (l *Log) advance(seq uint64) {
+	if l.disk == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if seq > l.synced {
+		l.synced = seq
+		close(l.moved)
+		l.moved = make(chan struct{})
+	}
+}
+
+// durable returns when seq is.
+func (l *Log) durable(ctx context.Context, seq uint64) error {
+	if l.disk == nil {
+		return nil
+	}
+	for {
+		l.mu.Lock()
+		ok, moved := seq <= l.synced, l.moved
+		l.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.j.closing:
+			return ErrClosed
+		case <-l.j.failed:
+			return l.j.Err()
+		}
+	}
+}
+
+// Get reads one record, in about 30 us. It returns ErrNotFound for one that was
+// trimmed or erased, or is not there yet.
+func (l *Log) Get(ctx context.Context, seq uint64) (Message, error) {
+	if l.disk != nil {
+		l.mu.Lock()
+		ok := seq <= l.synced
+		l.mu.Unlock()
+		if !ok {
+			return Message{}, ErrNotFound
+		}
+	}
+	m, _, err := l.get(ctx, seq)
+	return m, err
+}
+
+func (l *Log) get(ctx context.Context, seq uint64) (Message, frame, error) {
+	ctx, cancel := bound(ctx)
+	defer cancel()
+	req := append(strconv.AppendUint(append(make([]byte, 0, 32), `{"seq":`...), seq, 10), '}')
+	m, err := l.j.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+l.name, req)
+	if err != nil {
+		return Message{}, frame{}, unavailable(err)
+	}
+	return l.direct(m)
+}
+
+// direct decodes the answer to a direct get.
+func (l *Log) direct(m *nats.Msg) (Message, frame, error) {
+	switch status := m.Header.Get("Status"); status {
+	case "":
+	case "404":
+		return Message{}, frame{}, ErrNotFound
+	default:
+		return Message{}, frame{}, fmt.Errorf("%w: %s %s", ErrUnavailable, status, m.Header.Get("Description"))
+	}
+	seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+	if err != nil {
+		return Message{}, frame{}, fmt.Errorf("%w: sequence of a record: %w", ErrUnavailable, err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
+	if err != nil {
+		return Message{}, frame{}, fmt.Errorf("%w: time of a record: %w", ErrUnavailable, err)
+	}
+	return l.decode(seq, at, m.Data)
+}
+
+func (l *Log) decode(seq uint64, at time.Time, data []byte) (Message, frame, error) {
+	if !l.framed {
+		return Message{Seq: seq, Time: at, Payload: data}, frame{}, nil
+	}
+	f, payload, err := unframe(data)
+	if err != nil {
+		return Message{}, frame{}, fmt.Errorf("journal: record %d of %s: %w", seq, l.name, err)
+	}
+	return Message{Seq: seq, Time: f.time, Payload: payload}, f, nil
+}
+
+// Read calls fn with each record from sequence from (0 and 1 are the first) in
+// order, and at the end of the log waits for more, until fn or ctx returns an
+// error, which Read then returns. Sequences that were trimmed or erased are
+// passed over. It reads ahead of fn within the connection's flow control and leaves no trace
+// on the server that would have to be acknowledged.
+func (l *Log) Read(ctx context.Context, from uint64, fn func(Message) error) error {
+	js, err := l.j.nc.JetStream()
+	if err != nil {
+		return unavailable(err)
+	}
+	sub, err := js.SubscribeSync(l.subject, nats.OrderedConsumer(), nats.StartSequence(max(from, 1)),
+		nats.BindStream(l.name), nats.Context(ctx))
+	if err != nil {
+		return l.closed(ctx, err)
+	}
+	defer sub.Unsubscribe()
+	// The server's flow control bounds what is on its way (32 MiB).
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return l.closed(ctx, err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-l.j.closing:
+			cancel(ErrClosed)
+		case <-l.j.failed:
+			cancel(l.j.Err())
+		case <-ctx.Done():
+		}
+	}()
+	next := max(from, 1)
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return l.closed(ctx, err)
+		}
+		seq, at, err := origin(m.Reply)
+		if err != nil {
+			return err
+		}
+		if seq < next {
+			continue
+		}
+		next = seq + 1
+		if err := l.durable(ctx, seq); err != nil {
+			return err
+		}
+		msg, _, err := l.decode(seq, at, m.Data)
+		if err != nil {
+			return err
+		}
+		if err := fn(msg); err != nil {
+			return err
+		}
+	}
+}
+
+// closed says why a read ended: by the journal's end, the caller's, or the connection's.
+func (l *Log) closed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	select {
+	case <-l.j.closing:
+		return ErrClosed
+	default:
+		return unavailable(err)
+	}
+}
+
+// origin reads sequence and time out of a delivery's reply subject:
+// $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>,
+// with domain and account before the stream and a token at the end in its longer form.
+func origin(reply string) (seq uint64, at time.Time, err error) {
+	t := strings.Split(reply, ".")
+	i := 5
+	if len(t) >= 11 {
+		i = 7
+	} else if len(t) != 9 {
+		return 0, at, fmt.Errorf("journal: reply subject with %d tokens", len(t))
+	}
+	if seq, err = strconv.ParseUint(t[i], 10, 64); err != nil {
+		return 0, at, fmt.Errorf("journal: reply subject: %w", err)
+	}
+	ns, err := strconv.ParseInt(t[i+2], 10, 64)
+	if err != nil {
+		return 0, at, fmt.Errorf("journal: reply subject: %w", err)
+	}
+	return seq, time.Unix(0, ns).UTC(), nil
+}
+
+// denseBelow is the distance up to which the records between two wanted ones are
+// read along: a get of one in a hundred costs what reading the hundred does.
+const denseBelow = 100
+
+// Sweep calls fn with the records of the sequences given in ascending order, in
+// that order. Sequences without a record are passed over: the caller knows by
+// fn not having been called. Where they lie close together it reads everything
+// between them, where they are sparse it gets each.
+func (l *Log) Sweep(ctx context.Context, seqs []uint64, fn func(Message) error) error {
+	for len(seqs) > 0 {
+		n := 1
+		for n < len(seqs) && seqs[n]-seqs[n-1] < denseBelow {
+			if seqs[n] <= seqs[n-1] {
+				return errors.New("journal: sweep wants ascending sequences")
+			}
+			n++
+		}
+		if n < len(seqs) && seqs[n] <= seqs[n-1] {
+			return errors.New("journal: sweep wants ascending sequences")
+		}
+		var err error
+		if n < 4 {
+			n, err = 1, l.sweepOne(ctx, seqs[0], fn)
+		} else {
+			err = l.sweepRun(ctx, seqs[:n], fn)
+		}
+		if err != nil {
+			return err
+		}
+		seqs = seqs[n:]
+	}
+	return nil
+}
+
+func (l *Log) sweepOne(ctx context.Context, seq uint64, fn func(Message) error) error {
+	m, err := l.Get(ctx, seq)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return fn(m)
+}
+
+// Range calls fn with the records from first to last that are there, in order. It
+// does not wait for more.
+func (l *Log) Range(ctx context.Context, first, last uint64, fn func(Message) error) error {
+	return l.span(ctx, max(first, 1), last, fn)
+}
+
+// sweepRun reads from the first of seqs to the last, and passes on those asked for.
+func (l *Log) sweepRun(ctx context.Context, seqs []uint64, fn func(Message) error) error {
+	return l.span(ctx, seqs[0], seqs[len(seqs)-1], func(m Message) error {
+		for seqs[0] < m.Seq {
+			seqs = seqs[1:]
+		}
+		if seqs[0] > m.Seq {
+			return nil
+		}
+		return fn(m)
+	})
+}
+
+// span reads from first to last in batches of bounded size.
+func (l *Log) span(ctx context.Context, first, last uint64, fn func(Message) error) error {
+	synced, err := l.Synced(ctx)
+	if err != nil {
+		return err
+	}
+	inbox := l.j.nc.NewInbox()
+	sub, err := l.j.nc.SubscribeSync(inbox)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer sub.Unsubscribe()
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return unavailable(err)
+	}
+	last = min(last, synced)
+	for first <= last {
+		if first, err = l.batch(ctx, sub, first, last, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batchGet is a direct get of several records in sequence (NATS ADR-31).
+type batchGet struct {
+	Seq      uint64 `json:"seq"`
+	Batch    uint64 `json:"batch"`
+	MaxBytes int    `json:"max_bytes"`
+}
+
+const (
+	batchRecords = 512
+	batchBytes   = 4 << 20
+)
+
+// batch reads some records from first on and returns where to go on.
+func (l *Log) batch(ctx context.Context, sub *nats.Subscription, first, last uint64, fn func(Message) error) (next uint64, err error) {
+	ctx, cancel := bound(ctx)
+	defer cancel()
+	req, err := json.Marshal(batchGet{Seq: first, Batch: min(batchRecords, last-first+1), MaxBytes: batchBytes})
+	if err != nil {
+		return 0, err
+	}
+	if err := l.j.nc.PublishRequest("$JS.API.DIRECT.GET."+l.name, sub.Subject, req); err != nil {
+		return 0, unavailable(err)
+	}
+	next = last + 1 // unless records come: there is none from first on
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return 0, unavailable(err)
+		}
+		if m.Header.Get("Status") == "204" { // end of batch
+			return next, nil
+		}
+		msg, _, err := l.direct(m)
+		if errors.Is(err, ErrNotFound) {
+			return next, nil
+		} else if err != nil {
+			return 0, err
+		}
+		next = msg.Seq + 1
+		if msg.Seq <= last {
+			if err := fn(msg); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+// Trim gives up records up to and with sequence upTo. The embedded store gives
+// up whole blocks (at most 8 MiB), so that some records at or below upTo may stay
+// a while; an external one is purged in steps, each short under the stream's lock.
+func (l *Log) Trim(ctx context.Context, upTo uint64) error {
+	st, err := l.State(ctx)
+	if err != nil {
+		return err
+	}
+	steps, err := l.trimSteps(st.First, min(upTo, st.Last)+1)
+	if err != nil {
+		return fmt.Errorf("journal: trim %s: %w", l.name, err)
+	}
+	for _, keep := range steps {
+		if err := l.purge(ctx, keep); err != nil {
+			return err
+		}
+	}
+	return l.disk.folder()
+}
+
+// trimSteps are the sequences to purge up to, one after the other.
+func (l *Log) trimSteps(first, keep uint64) (steps []uint64, err error) {
+	if l.disk == nil {
+		for from := first; from < keep; {
+			from = min(from+purgeStep, keep)
+			steps = append(steps, from)
+		}
+		return steps, nil
+	}
+	bs, err := l.disk.boundaries()
+	for _, b := range bs {
+		if first < b && b <= keep {
+			steps = append(steps, b)
+		}
+	}
+	return steps, err
+}
+
+// purge removes the records below keep.
+func (l *Log) purge(ctx context.Context, keep uint64) error {
+	if keep < 2 {
+		return nil
+	}
+	ctx, cancel := bound(ctx)
+	defer cancel()
+	return unavailable(l.stream.Purge(ctx, jetstream.WithPurgeSequence(keep)))
+}
+
+// SecureDelete overwrites one record, on the disk too; it returns when that is
+// durable. One that is not there is no error.
+func (l *Log) SecureDelete(ctx context.Context, seq uint64) error {
+	ctx, cancel := bound(ctx)
+	defer cancel()
+	err := l.stream.SecureDeleteMsg(ctx, seq)
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeMessageNotFound || api.Code == 404 || strings.Contains(api.Description, "not found")) {
+		return nil
+	} else if err != nil {
+		return unavailable(err)
+	}
+	if err := l.disk.sync(); err != nil {
+		return err
+	}
+	return l.disk.folder()
+}
+
+// append stores one record and returns when it is durable: for the logs of few
+// records. Options add headers.
+func (l *Log) append(ctx context.Context, m *nats.Msg) (uint64, error) {
+	if err := l.j.Err(); err != nil {
+		return 0, err
+	}
+	ctx, cancel := bound(ctx)
+	defer cancel()
+	r, err := l.j.nc.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return 0, unavailable(err)
+	}
+	a := parseAck(r)
+	if a.err != nil {
+		return 0, a.err
+	}
+	if err := l.disk.sync(); err != nil {
+		return 0, err
+	}
+	l.advance(a.seq)
+	return a.seq, nil
+}
+
+// bound gives a request a deadline if it has none.
+func bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, requestTimeout)
+}
+
+// unavailable marks what the server or the way to it got in the way of.
+func unavailable(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}

@@ -1,0 +1,190 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// appendWindow is how many records an appender may have unacknowledged; a further
+// one waits.
+const appendWindow = 4096
+
+// Outcomes is a partition's log of what became of its events. It has one writer
+// at a time, the partition's owner.
+type Outcomes struct{ *Log }
+
+// Appender writes a log as its only writer: each record names the sequence it
+// must follow, so that the log itself refuses a writer after whom another has
+// written. Once an append failed, all later ones fail with the same error; start again with a new
+// Appender and what the log then holds. Append and Sync may be called concurrently.
+type Appender struct {
+	l *Log
+	w *writer
+
+	turn sync.Mutex // held while writing: sequences leave in order
+
+	mu    sync.Mutex // guards what follows
+	next  uint64     // sequence of the next record
+	acked uint64     // up to here all are acknowledged
+	err   error
+	moved chan struct{} // closed when acked or err changes
+}
+
+// NewAppender learns where the log ends and goes on from there. It does not push
+// an earlier writer out: the first append does.
+func (o *Outcomes) NewAppender(ctx context.Context) (*Appender, error) { return o.appender(ctx) }
+
+func (l *Log) appender(ctx context.Context) (*Appender, error) {
+	st, err := l.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a := &Appender{l: l, next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
+	a.w, err = newWriter(l.j.pub, l.subject, nats.ExpectedLastSeqHdr, appendWindow, a.onAck)
+	return a, err
+}
+
+// Last is the sequence of the record appended last, durable or not.
+func (a *Appender) Last() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.next - 1
+}
+
+// Append sends records and returns the sequence that the first of them gets if
+// nothing fails; Sync tells. It waits only while too many are unacknowledged. The records may be reused when it returns.
+func (a *Appender) Append(ctx context.Context, records ...[]byte) (first uint64, err error) {
+	a.turn.Lock()
+	defer a.turn.Unlock()
+	first = a.Last() + 1
+	for _, r := range records {
+		if len(r) > a.l.j.limit {
+			return 0, fmt.Errorf("%w: record of %d bytes, at most %d", ErrTooLarge, len(r), a.l.j.limit)
+		}
+	}
+	for _, r := range records {
+		seq := a.Last() + 1
+		if seq > appendWindow {
+			if err := a.await(ctx, seq-appendWindow); err != nil {
+				return 0, err
+			}
+		}
+		a.mu.Lock()
+		if err := a.err; err != nil {
+			a.mu.Unlock()
+			return 0, err
+		}
+		a.next++
+		a.mu.Unlock()
+		if err := a.w.publish(int(seq%appendWindow), strconv.FormatUint(seq-1, 10), r); err != nil {
+			return 0, a.fail(err)
+		}
+	}
+	return first, nil
+}
+
+// Sync returns when all that was appended before it was called is durable, with
+// the sequence up to which that is so; or with the error of the first append that failed.
+func (a *Appender) Sync(ctx context.Context) (uint64, error) {
+	seq := a.Last()
+	if err := a.await(ctx, seq); err != nil {
+		return 0, err
+	}
+	if err := a.l.disk.sync(); err != nil {
+		return 0, a.fail(err)
+	}
+	a.l.advance(seq)
+	return seq, nil
+}
+
+// Close gives up the appender's inbox. It does not wait: Sync does.
+func (a *Appender) Close() {
+	a.fail(ErrClosed)
+	a.turn.Lock()
+	defer a.turn.Unlock()
+	a.w.close()
+}
+
+// await returns when all up to seq is acknowledged. An acknowledgement that does
+// not come is a failure: what follows it would not be accepted either.
+func (a *Appender) await(ctx context.Context, seq uint64) error {
+	var late <-chan time.Time
+	for {
+		a.mu.Lock()
+		acked, err, moved := a.acked, a.err, a.moved
+		a.mu.Unlock()
+		if acked >= seq {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if late == nil {
+			t := time.NewTimer(ackTimeout)
+			defer t.Stop()
+			late = t.C
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
+			err := fmt.Errorf("no acknowledgement of %s in %v", a.l.name, ackTimeout)
+			if a.l.disk != nil {
+				return a.fail(a.l.j.fail(err))
+			}
+			return a.fail(unavailable(err))
+		case <-a.l.j.failed:
+			return a.fail(a.l.j.Err())
+		case <-a.l.j.closing:
+			return a.fail(ErrClosed)
+		}
+	}
+}
+
+// onAck takes acknowledgements, which come in the order of the records: the
+// stream handles them one by one. A refusal is that of the first record refused,
+// since all after it don't follow what they expect.
+func (a *Appender) onAck(_ int, k ack) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil {
+		return
+	}
+	switch {
+	case k.err != nil:
+		a.err = k.err
+	case k.seq <= a.acked:
+		return
+	default:
+		a.acked = k.seq
+	}
+	close(a.moved)
+	a.moved = make(chan struct{})
+}
+
+func (a *Appender) fail(err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err == nil {
+		a.err = err
+		close(a.moved)
+		a.moved = make(chan struct{})
+	}
+	return a.err
+}
+
+// Audit is the log of privileged acts: few, and each durable before it is confirmed.
+type Audit struct{ *Log }
+
+// Append returns when the record is durable, with its sequence.
+func (a *Audit) Append(ctx context.Context, record []byte) (uint64, error) {
+	if len(record) > a.j.limit {
+		return 0, fmt.Errorf("%w: audit record of %d bytes, at most %d", ErrTooLarge, len(record), a.j.limit)
+	}
+	return a.append(ctx, &nats.Msg{Subject: a.subject, Data: record})
+}
