@@ -249,10 +249,10 @@ type Endpoint struct {
 	Headers   []*Header  `protobuf:"bytes,21,rep,name=headers,proto3" json:"headers,omitempty"`
 	BasicAuth *BasicAuth `protobuf:"bytes,22,opt,name=basic_auth,json=basicAuth,proto3" json:"basic_auth,omitempty"`
 	// Input only. Sent as Authorization: Bearer. At most one of this and basic_auth.
-	BearerToken string `protobuf:"bytes,23,opt,name=bearer_token,json=bearerToken,proto3" json:"bearer_token,omitempty"`
+	BearerToken *string `protobuf:"bytes,23,opt,name=bearer_token,json=bearerToken,proto3,oneof" json:"bearer_token,omitempty"`
 	// Input only, at creation: a signing secret of the partner's own, in the form of the scheme. One is made where it is
 	// empty.
-	Secret string `protobuf:"bytes,24,opt,name=secret,proto3" json:"secret,omitempty"`
+	Secret *string `protobuf:"bytes,24,opt,name=secret,proto3,oneof" json:"secret,omitempty"`
 	// Output only.
 	State Endpoint_State `protobuf:"varint,25,opt,name=state,proto3,enum=sealpost.v1.Endpoint_State" json:"state,omitempty"`
 	// Output only. Why it is in this state.
@@ -459,15 +459,15 @@ func (x *Endpoint) GetBasicAuth() *BasicAuth {
 }
 
 func (x *Endpoint) GetBearerToken() string {
-	if x != nil {
-		return x.BearerToken
+	if x != nil && x.BearerToken != nil {
+		return *x.BearerToken
 	}
 	return ""
 }
 
 func (x *Endpoint) GetSecret() string {
-	if x != nil {
-		return x.Secret
+	if x != nil && x.Secret != nil {
+		return *x.Secret
 	}
 	return ""
 }
@@ -781,7 +781,7 @@ type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Input only.
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Value         *string `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -824,8 +824,8 @@ func (x *Header) GetName() string {
 }
 
 func (x *Header) GetValue() string {
-	if x != nil {
-		return x.Value
+	if x != nil && x.Value != nil {
+		return *x.Value
 	}
 	return ""
 }
@@ -834,7 +834,7 @@ type BasicAuth struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Username string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
 	// Input only.
-	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	Password      *string `protobuf:"bytes,2,opt,name=password,proto3,oneof" json:"password,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -877,8 +877,8 @@ func (x *BasicAuth) GetUsername() string {
 }
 
 func (x *BasicAuth) GetPassword() string {
-	if x != nil {
-		return x.Password
+	if x != nil && x.Password != nil {
+		return *x.Password
 	}
 	return ""
 }
@@ -940,9 +940,9 @@ type CreateEndpointResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Endpoint *Endpoint              `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// The signing secret, shown this once; for schemes with a shared key.
-	Secret string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	Secret *string `protobuf:"bytes,2,opt,name=secret,proto3,oneof" json:"secret,omitempty"`
 	// The public key to verify with; for schemes with a key pair.
-	PublicKeyPem  string `protobuf:"bytes,3,opt,name=public_key_pem,json=publicKeyPem,proto3" json:"public_key_pem,omitempty"`
+	PublicKeyPem  *string `protobuf:"bytes,3,opt,name=public_key_pem,json=publicKeyPem,proto3,oneof" json:"public_key_pem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -985,15 +985,15 @@ func (x *CreateEndpointResponse) GetEndpoint() *Endpoint {
 }
 
 func (x *CreateEndpointResponse) GetSecret() string {
-	if x != nil {
-		return x.Secret
+	if x != nil && x.Secret != nil {
+		return *x.Secret
 	}
 	return ""
 }
 
 func (x *CreateEndpointResponse) GetPublicKeyPem() string {
-	if x != nil {
-		return x.PublicKeyPem
+	if x != nil && x.PublicKeyPem != nil {
+		return *x.PublicKeyPem
 	}
 	return ""
 }
@@ -1630,7 +1630,7 @@ var File_sealpost_v1_endpoint_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\x9c\n" +
+	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\xc2\n" +
 	"\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -1660,9 +1660,9 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x03tls\x18\x14 \x01(\v2\x10.sealpost.v1.TlsR\x03tls\x12-\n" +
 	"\aheaders\x18\x15 \x03(\v2\x13.sealpost.v1.HeaderR\aheaders\x125\n" +
 	"\n" +
-	"basic_auth\x18\x16 \x01(\v2\x16.sealpost.v1.BasicAuthR\tbasicAuth\x12!\n" +
-	"\fbearer_token\x18\x17 \x01(\tR\vbearerToken\x12\x16\n" +
-	"\x06secret\x18\x18 \x01(\tR\x06secret\x121\n" +
+	"basic_auth\x18\x16 \x01(\v2\x16.sealpost.v1.BasicAuthR\tbasicAuth\x12&\n" +
+	"\fbearer_token\x18\x17 \x01(\tH\x00R\vbearerToken\x88\x01\x01\x12\x1b\n" +
+	"\x06secret\x18\x18 \x01(\tH\x01R\x06secret\x88\x01\x01\x121\n" +
 	"\x05state\x18\x19 \x01(\x0e2\x1b.sealpost.v1.Endpoint.StateR\x05state\x12!\n" +
 	"\fstate_reason\x18\x1a \x01(\tR\vstateReason\x12\x1e\n" +
 	"\n" +
@@ -1686,7 +1686,9 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x06PAUSED\x10\x04\x12\r\n" +
 	"\tSUSPENDED\x10\x05\x12\r\n" +
 	"\tCONTAINED\x10\x06\x12\v\n" +
-	"\aDELETED\x10\a\"\xfc\x01\n" +
+	"\aDELETED\x10\aB\x0f\n" +
+	"\r_bearer_tokenB\t\n" +
+	"\a_secret\"\xfc\x01\n" +
 	"\tRedaction\x12/\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1b.sealpost.v1.Redaction.ModeR\x04mode\x12\x14\n" +
 	"\x05allow\x18\x02 \x03(\tR\x05allow\x12\x12\n" +
@@ -1713,21 +1715,25 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x1eCLIENT_CERTIFICATE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04NONE\x10\x01\x12\v\n" +
 	"\aOFFERED\x10\x02\x12\f\n" +
-	"\bREQUIRED\x10\x03\"2\n" +
+	"\bREQUIRED\x10\x03\"A\n" +
 	"\x06Header\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"C\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x06_value\"U\n" +
 	"\tBasicAuth\x12\x1a\n" +
-	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
-	"\bpassword\x18\x02 \x01(\tR\bpassword\"i\n" +
+	"\busername\x18\x01 \x01(\tR\busername\x12\x1f\n" +
+	"\bpassword\x18\x02 \x01(\tH\x00R\bpassword\x88\x01\x01B\v\n" +
+	"\t_password\"i\n" +
 	"\x15CreateEndpointRequest\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"\x89\x01\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\xb1\x01\n" +
 	"\x16CreateEndpointResponse\x121\n" +
-	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\x12$\n" +
-	"\x0epublic_key_pem\x18\x03 \x01(\tR\fpublicKeyPem\"<\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x1b\n" +
+	"\x06secret\x18\x02 \x01(\tH\x00R\x06secret\x88\x01\x01\x12)\n" +
+	"\x0epublic_key_pem\x18\x03 \x01(\tH\x01R\fpublicKeyPem\x88\x01\x01B\t\n" +
+	"\a_secretB\x11\n" +
+	"\x0f_public_key_pem\"<\n" +
 	"\x12GetEndpointRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x9d\x01\n" +
@@ -1880,6 +1886,10 @@ func file_sealpost_v1_endpoint_proto_init() {
 		return
 	}
 	file_sealpost_v1_delivery_proto_init()
+	file_sealpost_v1_endpoint_proto_msgTypes[0].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[5].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[6].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -23,27 +23,27 @@ const (
 )
 
 // What would become of it.
-type EventPreview_Outcome int32
+type EndpointPreview_Outcome int32
 
 const (
-	EventPreview_OUTCOME_UNSPECIFIED EventPreview_Outcome = 0
+	EndpointPreview_OUTCOME_UNSPECIFIED EndpointPreview_Outcome = 0
 	// It would be delivered, now or when the endpoint can have it.
-	EventPreview_DELIVERY EventPreview_Outcome = 1
+	EndpointPreview_DELIVERY EndpointPreview_Outcome = 1
 	// Policy or a failed filter would keep it from leaving.
-	EventPreview_WITHHELD EventPreview_Outcome = 2
+	EndpointPreview_WITHHELD EndpointPreview_Outcome = 2
 	// The endpoint's filter does not want it.
-	EventPreview_UNMATCHED EventPreview_Outcome = 3
+	EndpointPreview_UNMATCHED EndpointPreview_Outcome = 3
 )
 
-// Enum value maps for EventPreview_Outcome.
+// Enum value maps for EndpointPreview_Outcome.
 var (
-	EventPreview_Outcome_name = map[int32]string{
+	EndpointPreview_Outcome_name = map[int32]string{
 		0: "OUTCOME_UNSPECIFIED",
 		1: "DELIVERY",
 		2: "WITHHELD",
 		3: "UNMATCHED",
 	}
-	EventPreview_Outcome_value = map[string]int32{
+	EndpointPreview_Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
 		"DELIVERY":            1,
 		"WITHHELD":            2,
@@ -51,31 +51,31 @@ var (
 	}
 )
 
-func (x EventPreview_Outcome) Enum() *EventPreview_Outcome {
-	p := new(EventPreview_Outcome)
+func (x EndpointPreview_Outcome) Enum() *EndpointPreview_Outcome {
+	p := new(EndpointPreview_Outcome)
 	*p = x
 	return p
 }
 
-func (x EventPreview_Outcome) String() string {
+func (x EndpointPreview_Outcome) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (EventPreview_Outcome) Descriptor() protoreflect.EnumDescriptor {
+func (EndpointPreview_Outcome) Descriptor() protoreflect.EnumDescriptor {
 	return file_sealpost_v1_event_proto_enumTypes[0].Descriptor()
 }
 
-func (EventPreview_Outcome) Type() protoreflect.EnumType {
+func (EndpointPreview_Outcome) Type() protoreflect.EnumType {
 	return &file_sealpost_v1_event_proto_enumTypes[0]
 }
 
-func (x EventPreview_Outcome) Number() protoreflect.EnumNumber {
+func (x EndpointPreview_Outcome) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use EventPreview_Outcome.Descriptor instead.
-func (EventPreview_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{3, 0}
+// Deprecated: Use EndpointPreview_Outcome.Descriptor instead.
+func (EndpointPreview_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // A fact of the CRM.
@@ -246,8 +246,8 @@ type PublishEventResponse struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The same event was kept before.
 	Duplicate bool `protobuf:"varint,2,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
-	// Only with validate_only: what would become of the event at each endpoint that subscribes to its type.
-	Previews      []*EventPreview `protobuf:"bytes,3,rep,name=previews,proto3" json:"previews,omitempty"`
+	// Only with validate_only.
+	Preview       *EventPreview `protobuf:"bytes,3,opt,name=preview,proto3" json:"preview,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -296,24 +296,18 @@ func (x *PublishEventResponse) GetDuplicate() bool {
 	return false
 }
 
-func (x *PublishEventResponse) GetPreviews() []*EventPreview {
+func (x *PublishEventResponse) GetPreview() *EventPreview {
 	if x != nil {
-		return x.Previews
+		return x.Preview
 	}
 	return nil
 }
 
-// What an endpoint would get of an event.
+// What would become of an event.
 type EventPreview struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	EndpointId string                 `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
-	Outcome    EventPreview_Outcome   `protobuf:"varint,2,opt,name=outcome,proto3,enum=sealpost.v1.EventPreview_Outcome" json:"outcome,omitempty"`
-	// Why it would not be delivered.
-	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	// How many fields would be dropped, masked or replaced.
-	RedactedCount int32 `protobuf:"varint,4,opt,name=redacted_count,json=redactedCount,proto3" json:"redacted_count,omitempty"`
-	// What would leave: one JSON value, after the endpoint's policy. Over REST this is the value itself, not base64.
-	Data          []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each endpoint that subscribes to its type.
+	Endpoints     []*EndpointPreview `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,35 +342,87 @@ func (*EventPreview) Descriptor() ([]byte, []int) {
 	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *EventPreview) GetEndpointId() string {
+func (x *EventPreview) GetEndpoints() []*EndpointPreview {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+// What an endpoint would get of an event.
+type EndpointPreview struct {
+	state      protoimpl.MessageState  `protogen:"open.v1"`
+	EndpointId string                  `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
+	Outcome    EndpointPreview_Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=sealpost.v1.EndpointPreview_Outcome" json:"outcome,omitempty"`
+	// Why it would not be delivered.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How many fields would be dropped, masked or replaced.
+	RedactedCount int32 `protobuf:"varint,4,opt,name=redacted_count,json=redactedCount,proto3" json:"redacted_count,omitempty"`
+	// What would leave: one JSON value, after the endpoint's policy. Over REST this is the value itself, not base64.
+	Data          []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointPreview) Reset() {
+	*x = EndpointPreview{}
+	mi := &file_sealpost_v1_event_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointPreview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointPreview) ProtoMessage() {}
+
+func (x *EndpointPreview) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_event_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointPreview.ProtoReflect.Descriptor instead.
+func (*EndpointPreview) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *EndpointPreview) GetEndpointId() string {
 	if x != nil {
 		return x.EndpointId
 	}
 	return ""
 }
 
-func (x *EventPreview) GetOutcome() EventPreview_Outcome {
+func (x *EndpointPreview) GetOutcome() EndpointPreview_Outcome {
 	if x != nil {
 		return x.Outcome
 	}
-	return EventPreview_OUTCOME_UNSPECIFIED
+	return EndpointPreview_OUTCOME_UNSPECIFIED
 }
 
-func (x *EventPreview) GetReason() string {
+func (x *EndpointPreview) GetReason() string {
 	if x != nil {
 		return x.Reason
 	}
 	return ""
 }
 
-func (x *EventPreview) GetRedactedCount() int32 {
+func (x *EndpointPreview) GetRedactedCount() int32 {
 	if x != nil {
 		return x.RedactedCount
 	}
 	return 0
 }
 
-func (x *EventPreview) GetData() []byte {
+func (x *EndpointPreview) GetData() []byte {
 	if x != nil {
 		return x.Data
 	}
@@ -393,7 +439,7 @@ type BatchPublishEventsRequest struct {
 
 func (x *BatchPublishEventsRequest) Reset() {
 	*x = BatchPublishEventsRequest{}
-	mi := &file_sealpost_v1_event_proto_msgTypes[4]
+	mi := &file_sealpost_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -405,7 +451,7 @@ func (x *BatchPublishEventsRequest) String() string {
 func (*BatchPublishEventsRequest) ProtoMessage() {}
 
 func (x *BatchPublishEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_event_proto_msgTypes[4]
+	mi := &file_sealpost_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -418,7 +464,7 @@ func (x *BatchPublishEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchPublishEventsRequest.ProtoReflect.Descriptor instead.
 func (*BatchPublishEventsRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BatchPublishEventsRequest) GetEvents() []*Event {
@@ -438,7 +484,7 @@ type BatchPublishEventsResponse struct {
 
 func (x *BatchPublishEventsResponse) Reset() {
 	*x = BatchPublishEventsResponse{}
-	mi := &file_sealpost_v1_event_proto_msgTypes[5]
+	mi := &file_sealpost_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +496,7 @@ func (x *BatchPublishEventsResponse) String() string {
 func (*BatchPublishEventsResponse) ProtoMessage() {}
 
 func (x *BatchPublishEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_event_proto_msgTypes[5]
+	mi := &file_sealpost_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +509,7 @@ func (x *BatchPublishEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchPublishEventsResponse.ProtoReflect.Descriptor instead.
 func (*BatchPublishEventsResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BatchPublishEventsResponse) GetResults() []*PublishResult {
@@ -486,7 +532,7 @@ type PublishResult struct {
 
 func (x *PublishResult) Reset() {
 	*x = PublishResult{}
-	mi := &file_sealpost_v1_event_proto_msgTypes[6]
+	mi := &file_sealpost_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +544,7 @@ func (x *PublishResult) String() string {
 func (*PublishResult) ProtoMessage() {}
 
 func (x *PublishResult) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_event_proto_msgTypes[6]
+	mi := &file_sealpost_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +557,7 @@ func (x *PublishResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResult.ProtoReflect.Descriptor instead.
 func (*PublishResult) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PublishResult) GetId() string {
@@ -546,7 +592,7 @@ type PublishEventsRequest struct {
 
 func (x *PublishEventsRequest) Reset() {
 	*x = PublishEventsRequest{}
-	mi := &file_sealpost_v1_event_proto_msgTypes[7]
+	mi := &file_sealpost_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +604,7 @@ func (x *PublishEventsRequest) String() string {
 func (*PublishEventsRequest) ProtoMessage() {}
 
 func (x *PublishEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_event_proto_msgTypes[7]
+	mi := &file_sealpost_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +617,7 @@ func (x *PublishEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEventsRequest.ProtoReflect.Descriptor instead.
 func (*PublishEventsRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PublishEventsRequest) GetNumber() uint64 {
@@ -599,7 +645,7 @@ type PublishEventsResponse struct {
 
 func (x *PublishEventsResponse) Reset() {
 	*x = PublishEventsResponse{}
-	mi := &file_sealpost_v1_event_proto_msgTypes[8]
+	mi := &file_sealpost_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +657,7 @@ func (x *PublishEventsResponse) String() string {
 func (*PublishEventsResponse) ProtoMessage() {}
 
 func (x *PublishEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_event_proto_msgTypes[8]
+	mi := &file_sealpost_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +670,7 @@ func (x *PublishEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEventsResponse.ProtoReflect.Descriptor instead.
 func (*PublishEventsResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PublishEventsResponse) GetNumber() uint64 {
@@ -652,7 +698,7 @@ type GetEventRequest struct {
 
 func (x *GetEventRequest) Reset() {
 	*x = GetEventRequest{}
-	mi := &file_sealpost_v1_event_proto_msgTypes[9]
+	mi := &file_sealpost_v1_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +710,7 @@ func (x *GetEventRequest) String() string {
 func (*GetEventRequest) ProtoMessage() {}
 
 func (x *GetEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_event_proto_msgTypes[9]
+	mi := &file_sealpost_v1_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +723,7 @@ func (x *GetEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEventRequest.ProtoReflect.Descriptor instead.
 func (*GetEventRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetEventRequest) GetTenant() string {
@@ -713,15 +759,17 @@ const file_sealpost_v1_event_proto_rawDesc = "" +
 	"\b_matched\"d\n" +
 	"\x13PublishEventRequest\x12(\n" +
 	"\x05event\x18\x01 \x01(\v2\x12.sealpost.v1.EventR\x05event\x12#\n" +
-	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"{\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"y\n" +
 	"\x14PublishEventResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
-	"\tduplicate\x18\x02 \x01(\bR\tduplicate\x125\n" +
-	"\bpreviews\x18\x03 \x03(\v2\x19.sealpost.v1.EventPreviewR\bpreviews\"\x8e\x02\n" +
-	"\fEventPreview\x12\x1f\n" +
+	"\tduplicate\x18\x02 \x01(\bR\tduplicate\x123\n" +
+	"\apreview\x18\x03 \x01(\v2\x19.sealpost.v1.EventPreviewR\apreview\"J\n" +
+	"\fEventPreview\x12:\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x1c.sealpost.v1.EndpointPreviewR\tendpoints\"\x94\x02\n" +
+	"\x0fEndpointPreview\x12\x1f\n" +
 	"\vendpoint_id\x18\x01 \x01(\tR\n" +
-	"endpointId\x12;\n" +
-	"\aoutcome\x18\x02 \x01(\x0e2!.sealpost.v1.EventPreview.OutcomeR\aoutcome\x12\x16\n" +
+	"endpointId\x12>\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2$.sealpost.v1.EndpointPreview.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12%\n" +
 	"\x0eredacted_count\x18\x04 \x01(\x05R\rredactedCount\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\"M\n" +
@@ -768,46 +816,48 @@ func file_sealpost_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sealpost_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sealpost_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sealpost_v1_event_proto_goTypes = []any{
-	(EventPreview_Outcome)(0),          // 0: sealpost.v1.EventPreview.Outcome
+	(EndpointPreview_Outcome)(0),       // 0: sealpost.v1.EndpointPreview.Outcome
 	(*Event)(nil),                      // 1: sealpost.v1.Event
 	(*PublishEventRequest)(nil),        // 2: sealpost.v1.PublishEventRequest
 	(*PublishEventResponse)(nil),       // 3: sealpost.v1.PublishEventResponse
 	(*EventPreview)(nil),               // 4: sealpost.v1.EventPreview
-	(*BatchPublishEventsRequest)(nil),  // 5: sealpost.v1.BatchPublishEventsRequest
-	(*BatchPublishEventsResponse)(nil), // 6: sealpost.v1.BatchPublishEventsResponse
-	(*PublishResult)(nil),              // 7: sealpost.v1.PublishResult
-	(*PublishEventsRequest)(nil),       // 8: sealpost.v1.PublishEventsRequest
-	(*PublishEventsResponse)(nil),      // 9: sealpost.v1.PublishEventsResponse
-	(*GetEventRequest)(nil),            // 10: sealpost.v1.GetEventRequest
-	(*timestamppb.Timestamp)(nil),      // 11: google.protobuf.Timestamp
-	(*Error)(nil),                      // 12: sealpost.v1.Error
+	(*EndpointPreview)(nil),            // 5: sealpost.v1.EndpointPreview
+	(*BatchPublishEventsRequest)(nil),  // 6: sealpost.v1.BatchPublishEventsRequest
+	(*BatchPublishEventsResponse)(nil), // 7: sealpost.v1.BatchPublishEventsResponse
+	(*PublishResult)(nil),              // 8: sealpost.v1.PublishResult
+	(*PublishEventsRequest)(nil),       // 9: sealpost.v1.PublishEventsRequest
+	(*PublishEventsResponse)(nil),      // 10: sealpost.v1.PublishEventsResponse
+	(*GetEventRequest)(nil),            // 11: sealpost.v1.GetEventRequest
+	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
+	(*Error)(nil),                      // 13: sealpost.v1.Error
 }
 var file_sealpost_v1_event_proto_depIdxs = []int32{
-	11, // 0: sealpost.v1.Event.time:type_name -> google.protobuf.Timestamp
-	11, // 1: sealpost.v1.Event.accept_time:type_name -> google.protobuf.Timestamp
+	12, // 0: sealpost.v1.Event.time:type_name -> google.protobuf.Timestamp
+	12, // 1: sealpost.v1.Event.accept_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: sealpost.v1.PublishEventRequest.event:type_name -> sealpost.v1.Event
-	4,  // 3: sealpost.v1.PublishEventResponse.previews:type_name -> sealpost.v1.EventPreview
-	0,  // 4: sealpost.v1.EventPreview.outcome:type_name -> sealpost.v1.EventPreview.Outcome
-	1,  // 5: sealpost.v1.BatchPublishEventsRequest.events:type_name -> sealpost.v1.Event
-	7,  // 6: sealpost.v1.BatchPublishEventsResponse.results:type_name -> sealpost.v1.PublishResult
-	12, // 7: sealpost.v1.PublishResult.error:type_name -> sealpost.v1.Error
-	1,  // 8: sealpost.v1.PublishEventsRequest.event:type_name -> sealpost.v1.Event
-	7,  // 9: sealpost.v1.PublishEventsResponse.result:type_name -> sealpost.v1.PublishResult
-	2,  // 10: sealpost.v1.EventService.PublishEvent:input_type -> sealpost.v1.PublishEventRequest
-	5,  // 11: sealpost.v1.EventService.BatchPublishEvents:input_type -> sealpost.v1.BatchPublishEventsRequest
-	8,  // 12: sealpost.v1.EventService.PublishEvents:input_type -> sealpost.v1.PublishEventsRequest
-	10, // 13: sealpost.v1.EventService.GetEvent:input_type -> sealpost.v1.GetEventRequest
-	3,  // 14: sealpost.v1.EventService.PublishEvent:output_type -> sealpost.v1.PublishEventResponse
-	6,  // 15: sealpost.v1.EventService.BatchPublishEvents:output_type -> sealpost.v1.BatchPublishEventsResponse
-	9,  // 16: sealpost.v1.EventService.PublishEvents:output_type -> sealpost.v1.PublishEventsResponse
-	1,  // 17: sealpost.v1.EventService.GetEvent:output_type -> sealpost.v1.Event
-	14, // [14:18] is the sub-list for method output_type
-	10, // [10:14] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 3: sealpost.v1.PublishEventResponse.preview:type_name -> sealpost.v1.EventPreview
+	5,  // 4: sealpost.v1.EventPreview.endpoints:type_name -> sealpost.v1.EndpointPreview
+	0,  // 5: sealpost.v1.EndpointPreview.outcome:type_name -> sealpost.v1.EndpointPreview.Outcome
+	1,  // 6: sealpost.v1.BatchPublishEventsRequest.events:type_name -> sealpost.v1.Event
+	8,  // 7: sealpost.v1.BatchPublishEventsResponse.results:type_name -> sealpost.v1.PublishResult
+	13, // 8: sealpost.v1.PublishResult.error:type_name -> sealpost.v1.Error
+	1,  // 9: sealpost.v1.PublishEventsRequest.event:type_name -> sealpost.v1.Event
+	8,  // 10: sealpost.v1.PublishEventsResponse.result:type_name -> sealpost.v1.PublishResult
+	2,  // 11: sealpost.v1.EventService.PublishEvent:input_type -> sealpost.v1.PublishEventRequest
+	6,  // 12: sealpost.v1.EventService.BatchPublishEvents:input_type -> sealpost.v1.BatchPublishEventsRequest
+	9,  // 13: sealpost.v1.EventService.PublishEvents:input_type -> sealpost.v1.PublishEventsRequest
+	11, // 14: sealpost.v1.EventService.GetEvent:input_type -> sealpost.v1.GetEventRequest
+	3,  // 15: sealpost.v1.EventService.PublishEvent:output_type -> sealpost.v1.PublishEventResponse
+	7,  // 16: sealpost.v1.EventService.BatchPublishEvents:output_type -> sealpost.v1.BatchPublishEventsResponse
+	10, // 17: sealpost.v1.EventService.PublishEvents:output_type -> sealpost.v1.PublishEventsResponse
+	1,  // 18: sealpost.v1.EventService.GetEvent:output_type -> sealpost.v1.Event
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_event_proto_init() }
@@ -817,14 +867,14 @@ func file_sealpost_v1_event_proto_init() {
 	}
 	file_sealpost_v1_error_proto_init()
 	file_sealpost_v1_event_proto_msgTypes[0].OneofWrappers = []any{}
-	file_sealpost_v1_event_proto_msgTypes[6].OneofWrappers = []any{}
+	file_sealpost_v1_event_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_event_proto_rawDesc), len(file_sealpost_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
