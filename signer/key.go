@@ -45,8 +45,7 @@ var strict64 = base64.StdEncoding.Strict()
 
 // Key is what a sender signs with: an HMAC secret, or a private key together with
 // its public half. Its secret shows only through Reveal; printed, logged or
-// marshalled in any way it shows its id. Keys are immutable and comparable with
-// Equal. The zero Key holds nothing and is refused everywhere.
+// marshalled in any way it shows its id. Keys are immutable; Equal compares them. The zero Key holds nothing and is refused everywhere.
 type Key struct{ k *key }
 
 // PublicKey is the public half of a Key: what a receiver of an asymmetric scheme holds.
@@ -335,7 +334,8 @@ func newRSAKey(s Scheme, private *rsa.PrivateKey) (Key, error) {
 		return Key{}, fmt.Errorf("%w: the RSA key's numbers do not belong together", ErrKey)
 	}
 	private.Precompute()
-	return Key{&key{scheme: s, algorithm: rsaV15, id: publicID(&private.PublicKey), rsaPrivate: private, rsaPublic: &private.PublicKey}}, nil
+	public := private.PublicKey // a copy, so that a PublicKey keeps no private key alive
+	return Key{&key{scheme: s, algorithm: rsaV15, id: publicID(&public), rsaPrivate: private, rsaPublic: &public}}, nil
 }
 
 func checkRSA(public *rsa.PublicKey) error {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -62,17 +63,14 @@ var errComponent = errors.New("component has no single value in this message")
 
 // appendBase appends the signature base of RFC 9421 section 2.5.
 func appendBase(dst []byte, m *httpMessage, list []item, ps params) ([]byte, error) {
-	start := len(dst)
 	for i, it := range list {
 		if it.value.kind != bareString {
 			return nil, errComponent
 		}
-		line := len(dst)
-		dst = appendItem(dst, it)
-		if named(dst[start:line], dst[line:]) {
+		if slices.ContainsFunc(list[:i], it.sameComponent) {
 			return nil, fmt.Errorf("component %d is there twice", i+1)
 		}
-		dst = append(dst, ": "...)
+		dst = append(appendItem(dst, it), ": "...)
 		value, err := m.value(it)
 		if err != nil {
 			return nil, fmt.Errorf("component %d: %w", i+1, err)
@@ -84,14 +82,17 @@ func appendBase(dst []byte, m *httpMessage, list []item, ps params) ([]byte, err
 	return appendInnerList(dst, list, ps), nil
 }
 
-// named reports whether one of the lines so far is that of the same component.
-func named(lines, component []byte) bool {
-	for _, line := range strings.Split(string(lines), "\n") {
-		if strings.HasPrefix(line, string(component)+": ") {
-			return true
+// sameComponent compares names and parameters, in any order of the latter (RFC 9421 section 2).
+func (it item) sameComponent(other item) bool {
+	if it.value != other.value || len(it.params) != len(other.params) {
+		return false
+	}
+	for _, p := range it.params {
+		if value, ok := other.params.get(p.name); !ok || value != p.value {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // value is the component's value (RFC 9421 sections 2.1 and 2.2). Only @query-param
