@@ -83,7 +83,7 @@ type Delivery struct {
 	AcceptTime time.Time
 
 	Attempts int       // made so far
-	Deadline time.Time // after which it is dead
+	Deadline time.Time // on the endpoint's active clock: after it the delivery is dead
 	Progress Progress
 }
 
@@ -108,7 +108,7 @@ type Outcome struct {
 	Time     time.Time // of the change
 	Attempts int
 	Due      time.Time // of the next attempt; zero unless Retrying
-	Deadline time.Time
+	Deadline time.Time // on the endpoint's active clock
 	Progress Progress
 	Attempt  *Attempt // the attempt that brought the change about, if one did
 

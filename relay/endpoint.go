@@ -141,9 +141,25 @@ type Endpoint struct {
 	// Revision grows with every change of the endpoint; it is the registry's.
 	Revision uint64
 
+	// Inactive is how long the endpoint had not been active between its creation and its last change of state, and
+	// InactiveSince when the present spell began; zero while it is active.
+	Inactive      time.Duration
+	InactiveSince time.Time
+
 	// Signer signs for this endpoint with the keys in force. It is nil where they could not be had: then nothing
 	// is sent.
 	Signer *signer.Signer
+}
+
+// ActiveTime is the endpoint's active clock: it stands still while the endpoint is not active, so that a deadline on it
+// does not come nearer while the endpoint is paused, suspended or contained. Compare such a deadline only with times of this
+// clock.
+func (e *Endpoint) ActiveTime(now time.Time) time.Time {
+	active := now.Add(-e.Inactive)
+	if !e.InactiveSince.IsZero() && now.After(e.InactiveSince) {
+		active = active.Add(-now.Sub(e.InactiveSince))
+	}
+	return active
 }
 
 // EndpointURL is a URL that deliveries may be sent to: absolute, https (or http where that was allowed), without
