@@ -46,7 +46,21 @@ var strict64 = base64.StdEncoding.Strict()
 // Key is what a sender signs with: an HMAC secret, or a private key together with
 // its public half. Its secret shows only through Reveal; printed, logged or
 // marshalled in any way it shows its id. Keys are immutable; Equal compares them. The zero Key holds nothing and is refused everywhere.
-type Key struct{ k *key }
+//
+// The second pointer is what keeps the secret from fmt where Format cannot be
+// called, in another struct's unexported field: fmt follows one pointer to a
+// struct there (under %s, say), and never two.
+type Key struct{ sealed **key }
+
+func seal(k *key) Key { return Key{&k} }
+
+// open returns what the Key holds, nil for the zero Key.
+func (k Key) open() *key {
+	if k.sealed == nil {
+		return nil
+	}
+	return *k.sealed
+}
 
 // PublicKey is the public half of a Key: what a receiver of an asymmetric scheme holds.
 type PublicKey struct{ k *key }
@@ -58,8 +72,6 @@ type VerifyingKey interface {
 	verifying() *key
 }
 
-// key is never printed: Key and PublicKey hold it behind a pointer, which fmt
-// shows as an address at most, also where their methods cannot be called.
 type key struct {
 	scheme    Scheme
 	algorithm algorithm
@@ -318,12 +330,12 @@ func newHMACKey(s Scheme, secret []byte, text string) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("derive key id: %w", err)
 	}
-	return Key{&key{scheme: s, algorithm: hmacSHA256, id: hex.EncodeToString(id), secret: secret, text: text}}, nil
+	return seal(&key{scheme: s, algorithm: hmacSHA256, id: hex.EncodeToString(id), secret: secret, text: text}), nil
 }
 
 func newEd25519Key(s Scheme, private ed25519.PrivateKey) (Key, error) {
 	public := private.Public().(ed25519.PublicKey)
-	return Key{&key{scheme: s, algorithm: ed25519Sig, id: publicID(public), private: private, public: public}}, nil
+	return seal(&key{scheme: s, algorithm: ed25519Sig, id: publicID(public), private: private, public: public}), nil
 }
 
 func newRSAKey(s Scheme, private *rsa.PrivateKey) (Key, error) {
@@ -335,7 +347,7 @@ func newRSAKey(s Scheme, private *rsa.PrivateKey) (Key, error) {
 	}
 	private.Precompute()
 	public := private.PublicKey // a copy, so that a PublicKey keeps no private key alive
-	return Key{&key{scheme: s, algorithm: rsaV15, id: publicID(&public), rsaPrivate: private, rsaPublic: &public}}, nil
+	return seal(&key{scheme: s, algorithm: rsaV15, id: publicID(&public), rsaPrivate: private, rsaPublic: &public}), nil
 }
 
 func checkRSA(public *rsa.PublicKey) error {
@@ -357,26 +369,26 @@ func publicID(public any) string {
 	return hex.EncodeToString(sum[:idBytes])
 }
 
-func (k Key) verifying() *key       { return k.k }
+func (k Key) verifying() *key       { return k.open() }
 func (p PublicKey) verifying() *key { return p.k }
 
 // IsZero reports whether the Key holds nothing.
-func (k Key) IsZero() bool { return k.k == nil }
+func (k Key) IsZero() bool { return k.open() == nil }
 
 // IsZero reports whether the PublicKey holds nothing.
 func (p PublicKey) IsZero() bool { return p.k == nil }
 
 // Equal reports whether both hold the same secret for the same scheme.
 func (k Key) Equal(other Key) bool {
-	if k.k == nil || other.k == nil {
-		return k.k == other.k
+	if k.IsZero() || other.IsZero() {
+		return k.IsZero() && other.IsZero()
 	}
-	return k.k.scheme == other.k.scheme && subtle.ConstantTimeCompare([]byte(k.Reveal()), []byte(other.Reveal())) == 1
+	return k.open().scheme == other.open().scheme && subtle.ConstantTimeCompare([]byte(k.Reveal()), []byte(other.Reveal())) == 1
 }
 
 // ID is the key's short stable name, 16 hex digits: of the hash of the public half,
 // or for HMAC derived from the secret one-way. It is no secret.
-func (k Key) ID() string { return idOf(k.k) }
+func (k Key) ID() string { return idOf(k.open()) }
 
 // ID is that of the Key whose public half this is.
 func (p PublicKey) ID() string { return idOf(p.k) }
@@ -390,29 +402,29 @@ func idOf(k *key) string {
 
 // Scheme is the scheme that the key was made or parsed for.
 func (k Key) Scheme() Scheme {
-	if k.k == nil {
+	if k.open() == nil {
 		return ""
 	}
-	return k.k.scheme
+	return k.open().scheme
 }
 
 // Algorithm is "hmac-sha256", "ed25519" or "rsa-v1_5-sha256" (RFC 9421 section 6.2).
 func (k Key) Algorithm() string {
-	if k.k == nil {
+	if k.open() == nil {
 		return ""
 	}
-	return string(k.k.algorithm)
+	return string(k.open().algorithm)
 }
 
 // Asymmetric reports whether the key has a public half.
-func (k Key) Asymmetric() bool { return k.k != nil && k.k.algorithm != hmacSHA256 }
+func (k Key) Asymmetric() bool { return k.open() != nil && k.open().algorithm != hmacSHA256 }
 
 // Public returns the public half; false for an HMAC key, which has none.
 func (k Key) Public() (PublicKey, bool) {
 	if !k.Asymmetric() {
 		return PublicKey{}, false
 	}
-	public := *k.k
+	public := *k.open()
 	public.private, public.rsaPrivate = nil, nil
 	return PublicKey{&public}, true
 }
@@ -421,24 +433,24 @@ func (k Key) Public() (PublicKey, bool) {
 // way to see it: call it where the secret is handed to its owner or encrypted, and
 // nowhere else.
 func (k Key) Reveal() string {
-	if k.k == nil {
+	if k.open() == nil {
 		return ""
 	}
-	switch k.k.algorithm {
+	switch k.open().algorithm {
 	case ed25519Sig:
-		return prefixPrivate + strict64.EncodeToString(k.k.private)
+		return prefixPrivate + strict64.EncodeToString(k.open().private)
 	case rsaV15:
-		der, err := x509.MarshalPKCS8PrivateKey(k.k.rsaPrivate)
+		der, err := x509.MarshalPKCS8PrivateKey(k.open().rsaPrivate)
 		if err != nil {
 			panic("signer: RSA private key without a PKCS #8 form")
 		}
 		return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	}
-	return k.k.text
+	return k.open().text
 }
 
 // PublicPEM is the public half as a PKIX "PUBLIC KEY" PEM block; empty for HMAC.
-func (k Key) PublicPEM() string { return publicPEM(k.k) }
+func (k Key) PublicPEM() string { return publicPEM(k.open()) }
 
 // PEM is the key as a PKIX "PUBLIC KEY" PEM block.
 func (p PublicKey) PEM() string { return publicPEM(p.k) }
@@ -469,7 +481,7 @@ func (k *key) publicPart() any {
 
 // PublicText is the public half in the form that the scheme's receivers use:
 // "whpk_" and base64 for Ed25519, PEM for RSA, empty for HMAC. ParsePublicKey reads it.
-func (k Key) PublicText() string { return publicText(k.k) }
+func (k Key) PublicText() string { return publicText(k.open()) }
 
 // Text is the key in the form that the scheme's receivers use.
 func (p PublicKey) Text() string { return publicText(p.k) }
@@ -494,7 +506,7 @@ type JWK struct {
 }
 
 // JWK returns the public half for a JWKS; false for HMAC, which has none.
-func (k Key) JWK() (JWK, bool) { return jwkOf(k.k) }
+func (k Key) JWK() (JWK, bool) { return jwkOf(k.open()) }
 
 // JWK returns the key for a JWKS; false for the zero PublicKey.
 func (p PublicKey) JWK() (JWK, bool) { return jwkOf(p.k) }
@@ -512,7 +524,7 @@ func jwkOf(k *key) (JWK, bool) {
 }
 
 // String shows the id and never the secret; so do all the methods below.
-func (k Key) String() string { return describe("Key", k.k) }
+func (k Key) String() string { return describe("Key", k.open()) }
 
 // GoString shows the id under %#v.
 func (k Key) GoString() string { return k.String() }

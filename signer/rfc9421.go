@@ -227,13 +227,13 @@ func (s *Signer) signRFC9421(sc *scratch, h http.Header, m *Message) error {
 	for i, k := range s.keys {
 		ps := params{
 			{"created", bareItem{kind: bareInteger, num: m.Time.Unix()}},
-			{"keyid", bareItem{kind: bareString, text: k.id}},
+			{"keyid", bareItem{kind: bareString, text: k.ID()}},
 			{"nonce", bareItem{kind: bareString, text: nonceText}},
 		}
 		if sc.text, err = appendBase(sc.text[:0], &message, list, ps); err != nil {
 			return fmt.Errorf("%w: %w", ErrMessage, err)
 		}
-		sig, err := s.signature(sc, i, k, &content{base: sc.text})
+		sig, err := s.signature(sc, i, &content{base: sc.text})
 		if err != nil {
 			return err
 		}
@@ -330,7 +330,8 @@ func (v *Verifier) candidate(out *Verified, m *httpMessage, input member, sig st
 		return fmt.Errorf("%w: %w", ErrSignature, err)
 	}
 	c := content{base: base, id: out.ID, time: created.Unix()}
-	for _, k := range v.keys {
+	for _, trusted := range v.keys {
+		k := trusted.open()
 		if k.allowedBy(input.params) && k.verify(v.format, &c, [][]byte{[]byte(sig)}) {
 			out.Time, out.KeyID, out.ReplayKey = created, k.id, replayKey(v.format, &c)
 			return nil

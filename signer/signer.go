@@ -20,7 +20,7 @@ import (
 // endpoint and keep it: it holds the prepared HMAC states. Safe for concurrent use.
 type Signer struct {
 	format *format
-	keys   []*key // in the order of their signatures, the current one last
+	keys   []Key // in the order of their signatures, the current one last
 
 	pool   sync.Pool // of *scratch
 	target atomic.Pointer[target]
@@ -55,19 +55,16 @@ func NewSigner(s Scheme, ring Keyring) (*Signer, error) {
 	if ring.current.Scheme() != s {
 		return nil, fmt.Errorf("%w: the keyring is for %s, not %s", ErrKey, ring.current.Scheme(), s)
 	}
-	signer := &Signer{format: f}
-	for _, k := range ring.signing(f) {
-		signer.keys = append(signer.keys, k.k)
-	}
+	signer := &Signer{format: f, keys: ring.signing(f)}
 	signer.pool.New = func() any { return newScratch(signer.keys) }
 	return signer, nil
 }
 
-func newScratch(keys []*key) *scratch {
+func newScratch(keys []Key) *scratch {
 	sc := &scratch{macs: make([]hash.Hash, len(keys)), sum: sha256.New()}
 	for i, k := range keys {
-		if k.algorithm == hmacSHA256 {
-			sc.macs[i] = hmac.New(sha256.New, k.secret)
+		if !k.Asymmetric() {
+			sc.macs[i] = hmac.New(sha256.New, k.open().secret)
 		}
 	}
 	return sc
@@ -77,7 +74,7 @@ func newScratch(keys []*key) *scratch {
 func (s *Signer) Scheme() Scheme { return s.format.scheme }
 
 // KeyID is the id of the current key, which Sign returns too.
-func (s *Signer) KeyID() string { return s.keys[len(s.keys)-1].id }
+func (s *Signer) KeyID() string { return s.keys[len(s.keys)-1].ID() }
 
 // Sign sets the signature headers of m on h, in place of any that were there, and
 // also HeaderID, and HeaderChunk where m is a chunk. It returns the id of the
@@ -115,11 +112,11 @@ func (s *Signer) signFormat(sc *scratch, h http.Header, m *Message) error {
 	sc.time = strconv.AppendInt(sc.time[:0], c.time, 10)
 	c.timeText = sc.time
 	sc.text = append(sc.text[:0], sc.time...)
-	for i, k := range s.keys {
+	for i := range s.keys {
 		if i > 0 {
 			sc.text = append(sc.text, ' ')
 		}
-		sig, err := s.signature(sc, i, k, &c)
+		sig, err := s.signature(sc, i, &c)
 		if err != nil {
 			return err
 		}
@@ -140,8 +137,9 @@ func (s *Signer) signFormat(sc *scratch, h http.Header, m *Message) error {
 	return nil
 }
 
-// signature signs c with one key. The result is valid until the next call.
-func (s *Signer) signature(sc *scratch, i int, k *key, c *content) ([]byte, error) {
+// signature signs c with the i-th key. The result is valid until the next call.
+func (s *Signer) signature(sc *scratch, i int, c *content) ([]byte, error) {
+	k := s.keys[i].open()
 	switch k.algorithm {
 	case hmacSHA256:
 		mac := sc.macs[i]

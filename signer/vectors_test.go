@@ -258,7 +258,7 @@ func checkPublished(t *testing.T, algorithm, keyText string, base, signature []b
 		if err != nil {
 			t.Fatal(err)
 		}
-		k = *parsed.k
+		k = *parsed.open()
 		if string(ed25519.Sign(k.private, base)) != string(signature) {
 			t.Error("Ed25519 signature is not the published one")
 		}

@@ -43,7 +43,7 @@ const (
 // immutable and safe for concurrent use.
 type Verifier struct {
 	format    *format
-	keys      []*key
+	keys      []Key // public ones too, sealed as secret ones are
 	tolerance time.Duration
 	external  string // scheme and authority, empty to take the request's own
 }
@@ -98,7 +98,7 @@ func NewVerifier(s Scheme, keys []VerifyingKey, opts ...VerifierOption) (*Verifi
 		if k.scheme != s {
 			return nil, fmt.Errorf("%w: key %s is for %s, not %s", ErrKey, k.id, k.scheme, s)
 		}
-		v.keys = append(v.keys, k)
+		v.keys = append(v.keys, seal(k))
 	}
 	for _, opt := range opts {
 		if err := opt(v); err != nil {
@@ -201,7 +201,8 @@ func (v *Verifier) verifyFormat(out *Verified, h http.Header, r Request, now tim
 	if err := v.fresh(out.Time, now); err != nil {
 		return err
 	}
-	for _, k := range v.keys {
+	for _, trusted := range v.keys {
+		k := trusted.open()
 		if k.verify(f, &c, given) {
 			out.KeyID = k.id
 			out.ReplayKey = replayKey(f, &c)
