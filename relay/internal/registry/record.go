@@ -1,0 +1,154 @@
+package registry
+
+import (
+	"encoding/pem"
+	"time"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/keys"
+	"github.com/sealpost/sealpost/signer"
+)
+
+// Record is all that is kept of one endpoint. Its secrets are sealed: a Record can be copied, logged by mistake or
+// written back by a process that cannot open them without harm.
+type Record struct {
+	ID          string
+	Tenant      string
+	State       relay.EndpointState
+	StateReason string
+	Registrant  string // the account that registered it
+	Approver    string // of Settings; empty where they were never approved
+	CreateTime  time.Time
+	UpdateTime  time.Time
+	ApproveTime time.Time
+
+	// Settings are in force, or, where ApproveTime is zero, wait to be.
+	Settings Settings
+	// Proposed, where not nil, waits for approval while Settings stay in force.
+	Proposed *Proposal
+	// Keys sign; the first is the current one.
+	Keys []Key
+
+	// RequestID is the creation's own, empty where it had none, and RequestDigest tells its repeat from another creation
+	// under the same request id.
+	RequestID     string
+	RequestDigest []byte
+
+	// Revision is the bucket's for this record: what an update has to state. It is not stored in the record.
+	Revision uint64
+}
+
+// Proposal is what one account asks for, beyond what was approved.
+type Proposal struct {
+	Settings Settings
+	Author   string
+	Time     time.Time
+}
+
+// Settings are what an endpoint's owner asks for and an approval approves.
+type Settings struct {
+	URL         string
+	Owner       string
+	Purpose     string
+	Description string
+
+	EventTypes  []string
+	Filter      string
+	Scheme      signer.Scheme
+	ContentMode relay.ContentMode
+	Redaction   relay.Redaction
+
+	ChunkBytes  int
+	ChunkArray  string
+	Concurrency int
+	Ordered     bool
+	RateLimit   float64
+	Timeout     time.Duration
+	RetryFor    time.Duration
+	HTTP2       bool
+	TLS         relay.TLS
+
+	Headers   []Header
+	BasicUser string
+	BasicPass []byte // sealed; nil: none
+	Bearer    []byte // sealed; nil: none
+}
+
+// Header is a static header with its value sealed.
+type Header struct {
+	Name  string
+	Value []byte
+}
+
+// Key is a sealed signing key.
+type Key struct {
+	ID         string
+	Secret     []byte // sealed
+	Public     []byte // of a key pair: PKIX DER
+	CreateTime time.Time
+	ExpireTime time.Time // when it stops signing; zero: not set
+}
+
+// Field names of sealed values: the third part of their place.
+const (
+	fieldBasic  = "basic"
+	fieldBearer = "bearer"
+)
+
+func fieldHeader(name string) string { return "header/" + name }
+func fieldKey(id string) string      { return "key/" + id }
+
+// Sealer seals and opens secrets and gives the keys of pseudonyms; *keys.Root is one. Open answers an error for whatever
+// was not sealed by it for that same place.
+type Sealer interface {
+	Seal(plain []byte, at keys.Place) ([]byte, error)
+	Open(sealed []byte, at keys.Place) ([]byte, error)
+	Pseudonym(tenant string) []byte
+}
+
+// Vault seals the secrets of one endpoint, each for its field.
+type Vault struct {
+	sealer     Sealer
+	tenant, id string
+}
+
+// NewVault is the vault of one endpoint.
+func NewVault(s Sealer, tenant, id string) Vault { return Vault{s, tenant, id} }
+
+func (v Vault) seal(text, field string) ([]byte, error) {
+	return v.sealer.Seal([]byte(text), keys.Place{Tenant: v.tenant, Object: v.id, Field: field})
+}
+
+func (v Vault) open(sealed []byte, field string) (string, error) {
+	plain, err := v.sealer.Open(sealed, keys.Place{Tenant: v.tenant, Object: v.id, Field: field})
+	return string(plain), err
+}
+
+// Header seals the value of a static header.
+func (v Vault) Header(name string, value relay.Secret) (Header, error) {
+	sealed, err := v.seal(value.Reveal(), fieldHeader(name))
+	return Header{Name: name, Value: sealed}, err
+}
+
+// BasicPass seals a password; an empty one is nil.
+func (v Vault) BasicPass(pass relay.Secret) ([]byte, error) { return v.optional(pass, fieldBasic) }
+
+// Bearer seals a bearer token; an empty one is nil.
+func (v Vault) Bearer(token relay.Secret) ([]byte, error) { return v.optional(token, fieldBearer) }
+
+func (v Vault) optional(s relay.Secret, field string) ([]byte, error) {
+	if s.Empty() {
+		return nil, nil
+	}
+	return v.seal(s.Reveal(), field)
+}
+
+// Key seals a signing key made at now.
+func (v Vault) Key(k signer.Key, now time.Time) (Key, error) {
+	sealed, err := v.seal(k.Reveal(), fieldKey(k.ID()))
+	out := Key{ID: k.ID(), Secret: sealed, CreateTime: now}
+	if block, _ := pem.Decode([]byte(k.PublicPEM())); block != nil {
+		out.Public = block.Bytes
+	}
+	return out, err
+}
