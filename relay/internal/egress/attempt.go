@@ -173,6 +173,9 @@ func (a *attempt) got(info httptrace.GotConnInfo) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.conn, a.reused, a.connected = connOf(info.Conn), info.Reused, time.Now()
+	if a.conn == nil {
+		a.conn = &conn{gated: true} // not one of ours, which cannot be; if it were, no body would leave on it
+	}
 	// Called once more where net/http goes to another connection, having written nothing: what was true of the first
 	// must not open the gate of the second.
 	a.bodyStarted, a.wrote, a.continued = false, false, false
