@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -30,11 +31,8 @@ type Chunk struct {
 
 // Join puts a set together: all its chunks, each once, in any order.
 func Join(chunks []Chunk) ([]byte, error) {
-	size := 0
-	for _, c := range chunks {
-		size += len(c.Body)
-	}
-	j := NewJoiner(JoinOptions{MaxBytes: size, MaxTotal: MaxTotal})
+	// The caller holds the bodies already: they are bound enough.
+	j := NewJoiner(JoinOptions{MaxBytes: math.MaxInt, MaxTotal: MaxTotal})
 	for _, c := range chunks {
 		done, whole, err := j.Add(c.Header, c.Body)
 		if err != nil {

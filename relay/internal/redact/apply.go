@@ -3,6 +3,7 @@ package redact
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"hash"
 	"unicode/utf8"
 
@@ -54,7 +55,7 @@ func (g *Program) Apply(dst, doc []byte) ([]byte, Stats, error) {
 
 	err := w.document(g.mode != AllowListed, g.identity)
 	if err != nil {
-		return dst, Stats{}, err
+		return dst, Stats{}, w.explain(err)
 	}
 	return w.dst, w.stats, nil
 }
@@ -102,6 +103,20 @@ type walker struct {
 	set   []int32
 	marks []uint32
 	round uint32
+}
+
+// explain says what is wrong with the document. It judges the document anew, as
+// Validate does, so that the answer doesn't depend on the policy.
+func (w *walker) explain(err error) error {
+	w.open(w.doc)
+	if invalid := validate(w.dec, w.doc); invalid != nil {
+		return invalid
+	}
+	var complex *DocumentError
+	if errors.As(err, &complex) {
+		return complex
+	}
+	return &DocumentError{Rule: ErrSyntax}
 }
 
 // states is one set of automaton states on walker.set, with what they say.
@@ -183,10 +198,10 @@ func (w *walker) value(s states, c context) (bool, error) {
 func (w *walker) container(s states, c context) (bool, error) {
 	open, err := w.dec.ReadToken()
 	if err != nil {
-		return false, documentError(w.dec, w.doc, err)
+		return false, err
 	}
 	if c.depth++; c.depth > MaxDepth {
-		return false, tooDeep(w.doc)
+		return false, ErrTooDeep
 	}
 	start, before := len(w.dst), w.stats.Dropped
 	object := open.Kind() == '{'
@@ -227,7 +242,7 @@ func (w *walker) container(s states, c context) (bool, error) {
 	}
 	end, err := w.dec.ReadToken()
 	if err != nil {
-		return false, documentError(w.dec, w.doc, err)
+		return false, err
 	}
 	w.set = w.set[:base]
 	if kept == 0 && !c.allowed {
@@ -245,7 +260,7 @@ func (w *walker) container(s states, c context) (bool, error) {
 func (w *walker) key(s, every states, byName bool) (states, error) {
 	raw, err := w.dec.ReadValue()
 	if err != nil {
-		return states{}, documentError(w.dec, w.doc, err)
+		return states{}, err
 	}
 	w.dst = append(append(w.dst, raw...), ':')
 	if !byName {
@@ -261,12 +276,9 @@ func (w *walker) key(s, every states, byName bool) (states, error) {
 }
 
 func (w *walker) unquote(raw []byte) ([]byte, error) {
-	text, err := jsontext.AppendUnquote(w.text[:0], raw)
-	if err != nil {
-		return nil, documentError(w.dec, w.doc, err)
-	}
-	w.text = text
-	return text, nil
+	var err error
+	w.text, err = jsontext.AppendUnquote(w.text[:0], raw)
+	return w.text, err
 }
 
 // nextRound begins a new set of states.
@@ -361,10 +373,10 @@ func (w *walker) step(s, every states, name []byte, i int) states {
 func (w *walker) drop(depth int) error {
 	raw, err := w.dec.ReadValue()
 	if err != nil {
-		return documentError(w.dec, w.doc, err)
+		return err
 	}
 	if !shallow(raw, depth) {
-		return tooDeep(w.doc)
+		return ErrTooDeep
 	}
 	w.stats.Dropped++
 	return nil
@@ -374,10 +386,10 @@ func (w *walker) drop(depth int) error {
 func (w *walker) copyValue(depth int) error {
 	raw, err := w.dec.ReadValue()
 	if err != nil {
-		return documentError(w.dec, w.doc, err)
+		return err
 	}
 	if !shallow(raw, depth) {
-		return tooDeep(w.doc)
+		return ErrTooDeep
 	}
 	w.dst = appendCompact(w.dst, raw)
 	return nil
@@ -410,7 +422,7 @@ func appendCompact(dst, raw []byte) []byte {
 func (w *walker) scalar(v verdict) error {
 	raw, err := w.dec.ReadValue()
 	if err != nil {
-		return documentError(w.dec, w.doc, err)
+		return err
 	}
 	kind, text := raw.Kind(), []byte(raw)
 	if kind == '"' {
