@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -49,7 +51,8 @@ type Receipt struct {
 // written, and each caller is answered after the sync that covers its event.
 type Events struct {
 	*Log
-	w *writer
+	w  *writer
+	id []string // the deduplication header's value
 
 	mu     sync.Mutex // guards the four below
 	queue  []*pending
@@ -95,11 +98,11 @@ func newEvents(j *Journal, l *Log) (*Events, error) {
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
-	w, err := newWriter(j.pub, l.subject, "Nats-Msg-Id", groupMax, e.onAck)
+	w, err := newWriter(j.pub, l.subject, groupMax, e.onAck)
 	if err != nil {
 		return nil, err
 	}
-	e.w = w
+	e.w, e.id = w, w.header(nats.MsgIdHdr)
 	go e.write()
 	go e.sync()
 	return e, nil
@@ -311,7 +314,8 @@ func (e *Events) publish(g *group, buf *[]byte) error {
 			p.time = now
 		}
 		*buf = appendFrame((*buf)[:0], frame{p.time, p.entry.Digest}, p.entry.Payload)
-		if err := e.w.publish(i, p.entry.ID, *buf); err != nil {
+		e.id[0] = p.entry.ID
+		if err := e.w.publish(i, *buf); err != nil {
 			return err
 		}
 	}

@@ -68,10 +68,12 @@ func refusal(data []byte) error {
 	}
 	var kind error
 	switch code := r.Error.Code; {
-	case code == 10071 || code == 10164: // wrong last sequence
+	case code == 10070, code == 10071, code == 10164: // wrong last message id, sequence
 		kind = ErrFenced
 	case code == 10158: // duplicate message id is in process
 		return errInProcess
+	case code == 10043, code == 10037: // no such sequence, message
+		kind = ErrNotFound
 	case code == 10054 || code == 10097: // message, header exceeds the maximum
 		kind = ErrTooLarge
 	case code == 10077 && strings.Contains(r.Error.Description, "maximum"), // store failed: maximum bytes exceeded
@@ -91,17 +93,15 @@ func refusal(data []byte) error {
 type writer struct {
 	nc      *nats.Conn
 	msg     nats.Msg
-	header  []string
 	replies []string
 	sub     *nats.Subscription
-	prefix  int // length of a reply before its slot
 	onAck   func(slot int, a ack)
 }
 
-func newWriter(nc *nats.Conn, subject, header string, window int, onAck func(int, ack)) (*writer, error) {
-	w := &writer{nc: nc, header: make([]string, 1), replies: make([]string, window), onAck: onAck}
+func newWriter(nc *nats.Conn, subject string, window int, onAck func(int, ack)) (*writer, error) {
+	w := &writer{nc: nc, replies: make([]string, window), onAck: onAck}
 	w.msg.Subject = subject
-	w.msg.Header = nats.Header{header: w.header}
+	w.msg.Header = nats.Header{}
 	return w, w.reset()
 }
 
@@ -110,11 +110,10 @@ func newWriter(nc *nats.Conn, subject, header string, window int, onAck func(int
 func (w *writer) reset() error {
 	w.close()
 	inbox := w.nc.NewInbox()
-	w.prefix = len(inbox) + 1
 	for i := range w.replies {
 		w.replies[i] = inbox + "." + strconv.Itoa(i)
 	}
-	prefix := w.prefix
+	prefix := len(inbox) + 1
 	sub, err := w.nc.Subscribe(inbox+".*", func(m *nats.Msg) {
 		slot, err := strconv.Atoi(m.Subject[prefix:])
 		if err == nil && 0 <= slot && slot < len(w.replies) {
@@ -128,8 +127,14 @@ func (w *writer) reset() error {
 	return unavailable(sub.SetPendingLimits(-1, -1))
 }
 
-func (w *writer) publish(slot int, header string, data []byte) error {
-	w.header[0] = header
+// header keeps a header of the records to come; its value is set through the slice.
+func (w *writer) header(name string) []string {
+	value := make([]string, 1)
+	w.msg.Header[name] = value
+	return value
+}
+
+func (w *writer) publish(slot int, data []byte) error {
 	w.msg.Reply = w.replies[slot]
 	w.msg.Data = data
 	return unavailable(w.nc.PublishMsg(&w.msg))

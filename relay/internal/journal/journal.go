@@ -229,7 +229,7 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 func (j *Journal) openStreams(ctx context.Context) (err error) {
 	for p := range j.opt.Partitions {
 		n := strconv.Itoa(p)
-		l, err := j.openLog(ctx, "EVENTS_"+n, "events."+n, j.opt.EventsMaxBytes)
+		l, err := j.openLog(ctx, "EVENTS_"+n, "events."+n, j.opt.EventsMaxBytes, j.opt.DedupWindow)
 		if err != nil {
 			return err
 		}
@@ -239,16 +239,16 @@ func (j *Journal) openStreams(ctx context.Context) (err error) {
 			return err
 		}
 		j.events = append(j.events, e)
-		if l, err = j.openLog(ctx, "OUTCOMES_"+n, "outcomes."+n, j.opt.OutcomesMaxBytes); err != nil {
+		if l, err = j.openLog(ctx, "OUTCOMES_"+n, "outcomes."+n, j.opt.OutcomesMaxBytes, idWindow); err != nil {
 			return err
 		}
 		j.outcomes = append(j.outcomes, &Outcomes{Log: l})
-		if l, err = j.openLog(ctx, "CHECKPOINTS_"+n, "checkpoints."+n, checkpointsMaxBytes); err != nil {
+		if l, err = j.openLog(ctx, "CHECKPOINTS_"+n, "checkpoints."+n, checkpointsMaxBytes, idWindow); err != nil {
 			return err
 		}
 		j.saves = append(j.saves, l)
 	}
-	l, err := j.openLog(ctx, "AUDIT", "audit", auditMaxBytes)
+	l, err := j.openLog(ctx, "AUDIT", "audit", auditMaxBytes, idWindow)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,10 @@ const (
 	// purgeStep is how many records one purge of an external stream takes; a
 	// purge holds the stream's lock (500 thousand records: 124 ms).
 	purgeStep = 50_000
+
+	// idWindow is the deduplication window of logs whose records have ids only to
+	// follow each other: as short as does no harm.
+	idWindow = time.Second
 
 	auditMaxBytes       = 16 << 30
 	checkpointsMaxBytes = 8 << 30
@@ -62,7 +67,7 @@ type State struct {
 
 // openLog creates the stream or brings an older one's bounds up to date, and
 // makes what an earlier process left in it durable.
-func (j *Journal) openLog(ctx context.Context, name, subject string, maxBytes int64) (*Log, error) {
+func (j *Journal) openLog(ctx context.Context, name, subject string, maxBytes int64, dedup time.Duration) (*Log, error) {
 	cfg := jetstream.StreamConfig{
 		Name:        j.opt.Name + "_" + name,
 		Subjects:    []string{j.opt.Name + "." + subject},
@@ -72,7 +77,7 @@ func (j *Journal) openLog(ctx context.Context, name, subject string, maxBytes in
 		MaxMsgSize:  -1,
 		Storage:     jetstream.FileStorage,
 		Replicas:    j.opt.Replicas,
-		Duplicates:  j.opt.DedupWindow,
+		Duplicates:  dedup,
 		AllowDirect: true,
 		Metadata:    map[string]string{"sealpost-partitions": strconv.Itoa(j.opt.Partitions)},
 	}
@@ -586,14 +591,16 @@ func (l *Log) purge(ctx context.Context, keep uint64) error {
 // SecureDelete overwrites one record, on the disk too; it returns when that is
 // durable. One that is not there is no error.
 func (l *Log) SecureDelete(ctx context.Context, seq uint64) error {
-	ctx, cancel := bound(ctx)
+	rctx, cancel := bound(ctx)
 	defer cancel()
-	err := l.stream.SecureDeleteMsg(ctx, seq)
-	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeMessageNotFound || api.Code == 404 || strings.Contains(api.Description, "not found")) {
-		return nil
-	} else if err != nil {
+	m, err := l.j.nc.RequestWithContext(rctx, "$JS.API.STREAM.MSG.DELETE."+l.name, getRequest(seq))
+	if err != nil {
 		return unavailable(err)
+	}
+	if !bytes.Contains(m.Data, []byte(`"success":true`)) {
+		if err := refusal(m.Data); !errors.Is(err, ErrNotFound) {
+			return err
+		}
 	}
 	if err := l.disk.sync(); err != nil {
 		return err

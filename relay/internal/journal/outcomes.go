@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strconv"
 	"sync"
@@ -18,15 +19,24 @@ const appendWindow = 4096
 // at a time, the partition's owner.
 type Outcomes struct{ *Log }
 
-// Appender writes a log as its only writer: each record names the sequence it
-// must follow, so that the log itself refuses a writer after whom another has
-// written. Once an append failed, all later ones fail with the same error; start again with a new
-// Appender and what the log then holds. Append and Sync may be called concurrently.
+// Appender writes a log as its only writer: the log itself refuses it once
+// another has written. Its first record names the sequence it must follow, each
+// later one the record it must follow, by an id that no other writer has. (To
+// name the sequence alone is no fence where records are sent without waiting:
+// after the first is refused, a later one of them may name by chance the
+// sequence that the other writer has just reached.)
+//
+// Once an append failed, all later ones fail with the same error; start again
+// with a new Appender and what the log then holds. Append and Sync may be called
+// concurrently.
 type Appender struct {
-	l *Log
-	w *writer
+	l    *Log
+	name string // of this writer, unique
 
-	turn sync.Mutex // held while writing: sequences leave in order
+	turn sync.Mutex // held while writing: records leave in order; guards w, id and prev
+	w    *writer
+	id   []string // values of headers: the record's id
+	prev []string // and the id of the one before
 
 	mu    sync.Mutex // guards what follows
 	next  uint64     // sequence of the next record
@@ -44,9 +54,13 @@ func (l *Log) appender(ctx context.Context) (*Appender, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Appender{l: l, next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
-	a.w, err = newWriter(l.j.pub, l.subject, nats.ExpectedLastSeqHdr, appendWindow, a.onAck)
-	return a, err
+	a := &Appender{l: l, name: rand.Text(), next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
+	if a.w, err = newWriter(l.j.pub, l.subject, appendWindow, a.onAck); err != nil {
+		return nil, err
+	}
+	a.id = a.w.header(nats.MsgIdHdr)
+	a.w.header(nats.ExpectedLastSeqHdr)[0] = strconv.FormatUint(st.Last, 10)
+	return a, nil
 }
 
 // Last is the sequence of the record appended last, durable or not.
@@ -81,11 +95,25 @@ func (a *Appender) Append(ctx context.Context, records ...[]byte) (first uint64,
 		}
 		a.next++
 		a.mu.Unlock()
-		if err := a.w.publish(int(seq%appendWindow), strconv.FormatUint(seq-1, 10), r); err != nil {
+		if err := a.send(seq, r); err != nil {
 			return 0, a.fail(err)
 		}
 	}
 	return first, nil
+}
+
+// send publishes the record of seq; a.turn is held.
+func (a *Appender) send(seq uint64, record []byte) error {
+	last := a.id[0]
+	a.id[0] = a.name + "." + strconv.FormatUint(seq, 36)
+	if last != "" {
+		if a.prev == nil {
+			delete(a.w.msg.Header, nats.ExpectedLastSeqHdr)
+			a.prev = a.w.header(nats.ExpectedLastMsgIdHdr)
+		}
+		a.prev[0] = last
+	}
+	return a.w.publish(int(seq%appendWindow), record)
 }
 
 // Sync returns when all that was appended before it was called is durable, with
