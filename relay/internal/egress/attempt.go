@@ -49,14 +49,20 @@ func (p *Pool) RoundTrip(req *http.Request, to *Prepared) (*http.Response, Facts
 		return nil, Facts{}, &Error{Reason: TransportOther, Err: err}
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), p.options.AttemptTimeout)
-	transport := p.transport(to)
+	kept := p.keep(to)
+	transport := kept.transport
 	for dead := 0; ; dead++ {
 		a := &attempt{ctx: ctx, cancel: cancel, patience: p.options.ContinueWait, done: make(chan struct{})}
+		a.mayGate = transport == kept.gated
 		resp, err := a.run(transport, req)
 		if err == nil {
 			resp.Request = req
 			resp.Body = &responseBody{ReadCloser: resp.Body, attempt: a}
 			return resp, a.facts(nil), nil
+		}
+		if errors.Is(err, errSilent) && kept.gated != nil && transport != kept.gated {
+			transport = kept.gated
+			continue
 		}
 		if dead < maxDead && a.harmless() {
 			continue
@@ -87,6 +93,7 @@ type attempt struct {
 	cancel   context.CancelFunc
 	patience time.Duration
 	hasBody  bool
+	mayGate  bool          // the body can be held back: the transport is the one for it
 	done     chan struct{} // closed when the response is closed or the request has failed
 
 	mu          sync.Mutex // guards all below
@@ -118,6 +125,7 @@ func (a *attempt) run(transport *http.Transport, req *http.Request) (*http.Respo
 				}
 			}
 		},
+		WroteHeaders:         a.begun,
 		Got100Continue:       a.goOn,
 		WroteRequest:         a.written,
 		GotFirstResponseByte: a.first,
@@ -125,9 +133,11 @@ func (a *attempt) run(transport *http.Transport, req *http.Request) (*http.Respo
 	out.Header = header
 	if req.Body != nil && req.Body != http.NoBody {
 		a.hasBody = true
-		out.GetBody = func() (io.ReadCloser, error) {
-			body, err := req.GetBody()
-			return &gatedBody{body: body, attempt: a}, err
+		if a.mayGate {
+			out.GetBody = func() (io.ReadCloser, error) {
+				body, err := req.GetBody()
+				return &gatedBody{body: body, attempt: a}, err
+			}
 		}
 		body, err := out.GetBody()
 		if err != nil {
@@ -174,14 +184,21 @@ func (a *attempt) got(info httptrace.GotConnInfo) bool {
 	defer a.mu.Unlock()
 	a.conn, a.reused, a.connected = connOf(info.Conn), info.Reused, time.Now()
 	if a.conn == nil {
-		a.conn = &conn{gated: true} // not one of ours, which cannot be; if it were, no body would leave on it
+		a.conn = &conn{required: true} // not one of ours, which cannot be
 	}
 	// Called once more where net/http goes to another connection, having written nothing: what was true of the first
 	// must not open the gate of the second.
 	a.bodyStarted, a.wrote, a.continued = false, false, false
-	a.gated = a.hasBody && a.conn.gated && !a.conn.confirmed.Load()
+	a.gated = a.hasBody && a.mayGate && a.conn.required && !a.conn.confirmed.Load()
 	a.open = make(chan struct{})
 	return a.gated
+}
+
+// begun is called before the first byte of the body is read.
+func (a *attempt) begun() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.bodyStarted = a.hasBody && !a.gated
 }
 
 func (a *attempt) goOn() {
@@ -315,7 +332,8 @@ func (a *attempt) facts(failure *Error) Facts {
 	return f
 }
 
-// A gatedBody is the request's body. Where the server has not shown that it took our certificate, it holds back until
+// A gatedBody is the request's body on a transport for servers that send no tickets. (On the other the body is left as it
+// is: net/http sends what it knows to be in memory together with the headers, in one write.) Where the server has not shown that it took our certificate, it holds back until
 // "100 Continue". net/http's own wait is not enough: it sends the body also after a final status, as long as the
 // connection can be kept (persistConn.readResponse), and after ExpectContinueTimeout.
 type gatedBody struct {

@@ -50,7 +50,7 @@ type conn struct {
 	subject, fingerprint    string // of the server's certificate
 	asked                   bool   // the server asked for a client certificate
 	presented               string // the fingerprint of the one it got
-	gated                   bool   // mutual TLS is required: no body before confirmed
+	required                bool   // no body before confirmed
 
 	// confirmed is whether the server has shown that it took our certificate.
 	confirmed atomic.Bool
@@ -86,15 +86,30 @@ func (d *dialer) dialPlain(ctx context.Context, _, address string) (net.Conn, er
 }
 
 // dialTLS makes a connection for an https:// URL: handshake done, pins checked, and our certificate taken where it is
-// required and the server lets us know.
+// required. It fails with errSilent where the server does not show by a ticket that it took the certificate.
 func (d *dialer) dialTLS(ctx context.Context, _, address string) (net.Conn, error) {
+	if d.to.trust.Mode == Required && d.silent.known(address) {
+		return nil, &Error{Reason: ClientCertificateUnconfirmed, Err: errSilent}
+	}
+	return d.dialSecure(ctx, address, d.wait)
+}
+
+// dialGated is dialTLS for servers that send no tickets: the connection is not confirmed yet, and what is written on it
+// must be gated.
+func (d *dialer) dialGated(ctx context.Context, _, address string) (net.Conn, error) {
+	return d.dialSecure(ctx, address, 0)
+}
+
+var errSilent = fmt.Errorf("%w: no session ticket", ErrClientCertificateUnconfirmed)
+
+func (d *dialer) dialSecure(ctx context.Context, address string, wait time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	c := &conn{gated: d.to.trust.Mode == Required}
+	c := &conn{required: d.to.trust.Mode == Required}
 	if err := d.open(ctx, c, address); err != nil {
 		return nil, err
 	}
-	secure, err := d.secure(ctx, c, address)
+	secure, err := d.secure(ctx, c, address, wait)
 	if err != nil {
 		c.Close() // the TCP connection; there is nothing to say goodbye to
 		return nil, err
@@ -221,7 +236,7 @@ func (d *dialer) connect(ctx context.Context, target netip.AddrPort, left int) (
 	return plain.DialContext(ctx, "tcp", target.String())
 }
 
-func (d *dialer) secure(ctx context.Context, c *conn, address string) (*tls.Conn, error) {
+func (d *dialer) secure(ctx context.Context, c *conn, address string, wait time.Duration) (*tls.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, &Error{Reason: TransportOther, Err: fmt.Errorf("%w: %w", ErrRequest, err), conn: c}
@@ -236,8 +251,8 @@ func (d *dialer) secure(ctx context.Context, c *conn, address string) (*tls.Conn
 		return nil, &Error{Reason: reason, Err: err, conn: c}
 	}
 	c.learn(secure.ConnectionState())
-	if c.gated {
-		err = d.confirm(ctx, c, secure, watch, address)
+	if c.required {
+		err = d.confirm(ctx, c, secure, watch, address, wait)
 		c.handshake = time.Since(start)
 		if err != nil {
 			return nil, err
@@ -288,8 +303,9 @@ func (c *conn) learn(state tls.ConnectionState) {
 // section 2); what tells is what comes next. A session ticket cannot be made before the server has our second flight,
 // because its key depends on it (RFC 8446 section 4.6.1), so a ticket is acceptance; an alert or the end of the
 // connection is refusal. Some servers send no tickets: to those the body goes only after a "100 Continue" to our
-// headers, which are application data and so prove the same (RFC 9110 section 10.1.1). See attempt.
-func (d *dialer) confirm(ctx context.Context, c *conn, secure *tls.Conn, watch *ticketWatch, address string) error {
+// headers, which are application data and so prove the same (RFC 9110 section 10.1.1). Their connections are kept apart,
+// in a transport of their own, so that every connection of the first transport is confirmed. A wait of 0 makes one.
+func (d *dialer) confirm(ctx context.Context, c *conn, secure *tls.Conn, watch *ticketWatch, address string, wait time.Duration) error {
 	if !c.asked {
 		return &Error{Reason: ClientCertificateNotRequested, Err: ErrClientCertificateNotRequested, conn: c}
 	}
@@ -297,10 +313,10 @@ func (d *dialer) confirm(ctx context.Context, c *conn, secure *tls.Conn, watch *
 		c.confirmed.Store(true)
 		return nil
 	}
-	if d.silent.known(address) {
+	if wait == 0 {
 		return nil
 	}
-	read, err := watch.read(ctx, secure, d.wait)
+	read, err := watch.read(ctx, secure, wait)
 	switch {
 	case ctx.Err() != nil:
 		reason, err := handshakeError(ctx.Err(), false)
@@ -312,7 +328,7 @@ func (d *dialer) confirm(ctx context.Context, c *conn, secure *tls.Conn, watch *
 		return nil
 	case timedOut(err):
 		d.silent.remember(address)
-		return nil
+		return &Error{Reason: ClientCertificateUnconfirmed, Err: errSilent, conn: c}
 	default:
 		return &Error{Reason: ClientCertificateRefused, Err: fmt.Errorf("%w: %w", ErrClientCertificateRefused, err), conn: c}
 	}
@@ -331,7 +347,7 @@ func (w *ticketWatch) Get(string) (*tls.ClientSessionState, bool) { return nil, 
 
 // Put takes note of a ticket, and drops it.
 func (w *ticketWatch) Put(_ string, state *tls.ClientSessionState) {
-	if state == nil || !w.conn.gated || !w.conn.asked || w.conn.tlsVersion < tls.VersionTLS13 {
+	if state == nil || !w.conn.required || !w.conn.asked || w.conn.tlsVersion < tls.VersionTLS13 {
 		return
 	}
 	w.conn.confirmed.Store(true)

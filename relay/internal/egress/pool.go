@@ -1,7 +1,9 @@
 package egress
 
 import (
+	"context"
 	"crypto/sha256"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -36,8 +38,16 @@ type Pool struct {
 }
 
 type kept struct {
-	transport *http.Transport
-	used      atomic.Int64 // unix nanoseconds
+	transport *http.Transport // where a certificate is required, it holds confirmed connections only
+	gated     *http.Transport // only where one is required: the connections of servers that send no tickets
+	used      atomic.Int64    // unix nanoseconds
+}
+
+func (k *kept) closeIdle() {
+	k.transport.CloseIdleConnections()
+	if k.gated != nil {
+		k.gated.CloseIdleConnections()
+	}
 }
 
 // NewPool returns a Pool without connections. It starts nothing.
@@ -71,7 +81,7 @@ func (p *Pool) Retire(to *Prepared) {
 	delete(p.transports, to.key)
 	p.mu.Unlock()
 	if gone != nil {
-		gone.transport.CloseIdleConnections()
+		gone.closeIdle()
 	}
 }
 
@@ -82,11 +92,11 @@ func (p *Pool) Close() {
 	p.transports = map[[sha256.Size]byte]*kept{}
 	p.mu.Unlock()
 	for _, one := range all {
-		one.transport.CloseIdleConnections()
+		one.closeIdle()
 	}
 }
 
-func (p *Pool) transport(to *Prepared) *http.Transport {
+func (p *Pool) keep(to *Prepared) *kept {
 	now := time.Now()
 	p.mu.RLock()
 	found := p.transports[to.key]
@@ -95,7 +105,7 @@ func (p *Pool) transport(to *Prepared) *http.Transport {
 		found = p.add(to, now)
 	}
 	found.used.Store(now.UnixNano())
-	return found.transport
+	return found
 }
 
 func (p *Pool) add(to *Prepared, now time.Time) *kept {
@@ -106,19 +116,17 @@ func (p *Pool) add(to *Prepared, now time.Time) *kept {
 	}
 	for key, one := range p.transports {
 		if now.UnixNano()-one.used.Load() > int64(unusedFor) {
-			one.transport.CloseIdleConnections()
+			one.closeIdle()
 			delete(p.transports, key)
 		}
 	}
-	made := &kept{transport: p.newTransport(to)}
+	made := p.newKept(to)
 	made.used.Store(now.UnixNano())
 	p.transports[to.key] = made
 	return made
 }
 
-// newTransport is net/http's transport, used below http.Client, so that nothing follows redirects, keeps cookies or
-// turns the URL's user into a header. It uses no proxy, because Proxy is nil.
-func (p *Pool) newTransport(to *Prepared) *http.Transport {
+func (p *Pool) newKept(to *Prepared) *kept {
 	d := &dialer{
 		to:       to,
 		guard:    &p.options.Guard,
@@ -126,12 +134,24 @@ func (p *Pool) newTransport(to *Prepared) *http.Transport {
 		timeout:  p.options.ConnectTimeout,
 		wait:     p.options.TicketWait,
 	}
+	made := &kept{transport: p.newTransport(to, d.dialPlain, d.dialTLS)}
+	if to.trust.Mode == Required {
+		made.gated = p.newTransport(to, d.dialPlain, d.dialGated)
+	}
+	return made
+}
+
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// newTransport is net/http's transport, used below http.Client, so that nothing follows redirects, keeps cookies or
+// turns the URL's user into a header. It uses no proxy, because Proxy is nil.
+func (p *Pool) newTransport(to *Prepared, plain, secure dial) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(to.trust.HTTP2)
 	return &http.Transport{
-		DialContext:            d.dialPlain,
-		DialTLSContext:         d.dialTLS,
+		DialContext:            plain,
+		DialTLSContext:         secure,
 		Protocols:              protocols,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second},
 		MaxIdleConns:           0, // without a bound of its own: lanes bound what is in flight, and the timeout what is idle
