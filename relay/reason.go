@@ -64,6 +64,7 @@ const (
 	ReasonCancelled         Reason = "CANCEL_REQUESTED"   // a caller asked for it
 	ReasonChunkAccepted     Reason = "CHUNK_ACCEPTED"     // one of several
 	ReasonNoLongerMatched   Reason = "NO_LONGER_MATCHED"  // the policy in force no longer sends it
+	ReasonEndpointChanged   Reason = "ENDPOINT_CHANGED"   // routed again under what is in force now
 	ReasonEventGone         Reason = "EVENT_GONE"         // its event was erased
 	ReasonShutdown          Reason = "SHUTDOWN"           // left for the next start
 )

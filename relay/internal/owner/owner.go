@@ -237,6 +237,15 @@ func (s *State) Each(endpointID string, yield func(Entry) bool) {
 	ep.open.ascend(0, func(e *entry) bool { return yield(s.export(Key{e.seq, endpointID}, *e)) })
 }
 
+// EachReady calls yield with each endpoint that has Ready deliveries, in no order. The state must not be changed meanwhile.
+func (s *State) EachReady(yield func(endpointID string)) {
+	for id, ep := range s.endpoints {
+		if ep.ready > 0 {
+			yield(id)
+		}
+	}
+}
+
 // Endpoints are the ids of those with open deliveries.
 func (s *State) Endpoints() []string {
 	ids := make([]string, 0, len(s.endpoints))

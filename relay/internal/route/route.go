@@ -18,7 +18,7 @@ import (
 type Routed struct {
 	Kind     Kind
 	Endpoint *registry.Endpoint
-	// Delivery is set for Send.
+	// Delivery holds what identifies it; its Data and Subject are set for Send alone.
 	Delivery *relay.Delivery
 	// Reason says why the delivery is withheld.
 	Reason relay.Reason
@@ -60,7 +60,7 @@ func Handle(ev *relay.Event, snapshot *registry.Snapshot) iter.Seq[Routed] {
 // force now decides.
 func One(ev *relay.Event, ep *registry.Endpoint) Routed {
 	if ep.State == relay.EndpointDeleted || !ep.Matches(ev.Type) || ep.Tenant != ev.Tenant {
-		return Routed{Kind: Skip, Endpoint: ep}
+		return Routed{Kind: Skip, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint)}
 	}
 	return one(ev, ep, &bodies{})
 }
@@ -68,16 +68,17 @@ func One(ev *relay.Event, ep *registry.Endpoint) Routed {
 // one applies policy, then asks the filter. What goes wrong in either, a panic too, withholds the delivery and no more than
 // that.
 func one(ev *relay.Event, ep *registry.Endpoint, shared *bodies) (r Routed) {
-	r = Routed{Kind: Withhold, Endpoint: ep}
+	r = Routed{Kind: Withhold, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint)}
 	defer func() {
 		if p := recover(); p != nil {
-			r = Routed{Kind: Withhold, Endpoint: ep, Reason: relay.ReasonPanicked,
+			r = Routed{Kind: Withhold, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint), Reason: relay.ReasonPanicked,
 				Detail: fmt.Sprintf("%T at %s", p, firstFrames(debug.Stack()))}
 		}
 	}()
 	if ep.Err != nil {
-		// The endpoint could not be compiled: its deliveries wait until it can be.
-		return Routed{Kind: Send, Endpoint: ep, Delivery: delivery(ev, ep, nil, "")}
+		// The endpoint could not be compiled: it is not Sendable, and its deliveries wait, without data, until it can be.
+		r.Kind = Send
+		return r
 	}
 	body, err := shared.redact(ev, ep)
 	if err != nil {
@@ -105,15 +106,15 @@ func one(ev *relay.Event, ep *registry.Endpoint, shared *bodies) (r Routed) {
 			return r
 		}
 	}
-	r.Kind, r.Delivery = Send, delivery(ev, ep, body.data, subject)
+	r.Kind, r.Delivery.Data, r.Delivery.Subject = Send, body.data, subject
 	return r
 }
 
-func delivery(ev *relay.Event, ep *registry.Endpoint, data []byte, subject string) *relay.Delivery {
+// Identify is the delivery of an event to an endpoint with nothing of the event's content.
+func Identify(ev *relay.Event, ep *relay.Endpoint) *relay.Delivery {
 	return &relay.Delivery{
-		ID: relay.DeliveryID(ev.Tenant, ev.ID, ep.ID), Endpoint: ep.Endpoint,
-		EventID: ev.ID, EventType: ev.Type, EventTime: ev.Time, Subject: subject, Data: data,
-		Seq: ev.Seq, AcceptTime: ev.AcceptTime,
+		ID: relay.DeliveryID(ev.Tenant, ev.ID, ep.ID), Endpoint: ep,
+		EventID: ev.ID, EventType: ev.Type, EventTime: ev.Time, Seq: ev.Seq, AcceptTime: ev.AcceptTime,
 	}
 }
 

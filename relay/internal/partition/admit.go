@@ -1,0 +1,202 @@
+package partition
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/owner"
+	"github.com/sealpost/sealpost/relay/internal/record"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+	"github.com/sealpost/sealpost/relay/internal/route"
+)
+
+// routed is one event with what became of it for each endpoint.
+type routed struct {
+	event   *relay.Event
+	results []route.Routed
+	weight  int64 // held of loop.ahead
+	err     error // the reader could not go on
+}
+
+// read reads EVENTS from the cursor on and has each event routed, as far ahead of the loop as memory allows. Only what is
+// durable is read: an event that a loss of power could still take back must not be sent, or its sequence would come to name
+// another event.
+func (l *loop) read(ctx context.Context) {
+	err := l.events.Read(ctx, l.state.Cursor()+1, func(m journal.Message) error {
+		ev, err := record.DecodeEvent(m.Payload, m.Seq, m.Time)
+		if err != nil {
+			return err
+		}
+		r := routed{event: ev}
+		snapshot := l.o.Registry.Snapshot()
+		for one := range route.Handle(ev, snapshot) {
+			r.results = append(r.results, one)
+			r.weight += int64(len(one.Delivery.Data))
+		}
+		r.weight = min(r.weight+int64(len(m.Payload)), readAhead)
+		if err := l.ahead.Acquire(ctx, r.weight); err != nil {
+			return err
+		}
+		select {
+		case l.routedC <- r:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if ctx.Err() == nil {
+		select {
+		case l.routedC <- routed{err: fmt.Errorf("events: %w", err)}:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// admit takes a routed event: each of its deliveries that is not known from before goes to its lane, or behind what waits
+// already, or is recorded as what it is. From Route on, the cursor stays below the event until each has an outcome.
+func (l *loop) admit(r routed) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer l.ahead.Release(r.weight)
+	seq := r.event.Seq
+	if len(r.results) == 0 {
+		return l.admitUnmatched(r.event)
+	}
+	fresh := r.results[:0]
+	for _, one := range r.results {
+		if !l.state.Known(owner.Key{Seq: seq, Endpoint: one.Endpoint.ID}) {
+			fresh = append(fresh, one)
+		}
+	}
+	l.state.Route(seq, len(fresh))
+	l.metrics.routed.Inc()
+	now := l.o.Clock()
+	for i := range fresh {
+		if err := l.admitOne(&fresh[i], now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loop) admitUnmatched(ev *relay.Event) error {
+	if l.state.Known(owner.Key{Seq: ev.Seq}) {
+		l.state.Route(ev.Seq, 0)
+		return nil
+	}
+	l.state.Route(ev.Seq, 1)
+	l.metrics.routed.Inc()
+	return l.record(&relay.Outcome{
+		Tenant: ev.Tenant, EventID: ev.ID, EventType: ev.Type, EventTime: ev.Time, AcceptTime: ev.AcceptTime, Seq: ev.Seq,
+		State: relay.Unmatched, Reason: relay.ReasonNoMatch,
+	}, true, false)
+}
+
+func (l *loop) admitOne(r *route.Routed, now time.Time) error {
+	d := r.Delivery
+	d.Deadline = deadline(r.Endpoint, d.AcceptTime)
+	t := newTask(d, r.Endpoint, r.Redacted, true)
+	if r.Kind == route.Withhold {
+		l.log.Warn("delivery withheld", "delivery", d.ID, "endpoint", r.Endpoint.ID, "event", d.EventID, "reason", r.Reason, "detail", r.Detail)
+		return l.record(t.outcome(relay.Withheld, r.Reason), true, false)
+	}
+	switch reason := l.closed(t.key.Endpoint, now); reason {
+	case relay.ReasonNone:
+	case relay.ReasonEndpointDeleted:
+		return l.record(t.outcome(relay.Cancelled, reason), true, false)
+	default:
+		return l.record(t.outcome(relay.Parked, reason), true, false)
+	}
+	if l.behind(t) || !l.offer(t, now) {
+		l.deferTask(t, now)
+	}
+	return nil
+}
+
+// behind tells whether the delivery must wait for others of its endpoint, or for being routed again because the endpoint
+// changed since.
+func (l *loop) behind(t *task) bool {
+	open, ready := l.state.Open(t.key.Endpoint)
+	if ready > 0 || t.endpoint.Ordered && open > 0 {
+		return true
+	}
+	current := l.snapshot.Endpoint(t.key.Endpoint)
+	return current == nil || current.Revision != t.endpoint.Revision
+}
+
+// offer puts a task into its lane if there is room.
+func (l *loop) offer(t *task, now time.Time) bool {
+	if !l.lanes.Offer(t.key.Endpoint, t, len(t.delivery.Data), now) {
+		return false
+	}
+	l.live[t.key] = t
+	return true
+}
+
+// deadline is when a delivery is given up, on its endpoint's active clock.
+func deadline(ep *registry.Endpoint, from time.Time) time.Time {
+	return ep.ActiveTime(from).Add(ep.RetryFor)
+}
+
+// deferral is a new delivery that waits behind a full lane by its sequence alone; meta is the record that will say so if
+// it waits for long.
+type deferral struct {
+	key   owner.Key
+	meta  *relay.Outcome
+	since time.Time
+}
+
+// maxDeferred bounds the new deliveries that wait without a record.
+const maxDeferred = 1 << 16
+
+func (l *loop) deferTask(t *task, now time.Time) {
+	l.state.Defer(t.key, t.delivery.Deadline)
+	l.deferred = append(l.deferred, deferral{t.key, t.outcome(relay.Parked, relay.ReasonLaneFull), now})
+}
+
+// recordDeferred records as parked what has waited for as long as a delivery may wait in a lane, and the oldest above the
+// bound. What was fetched meanwhile is recorded by whatever becomes of it.
+func (l *loop) recordDeferred(now time.Time) error {
+	n := 0
+	for ; n < len(l.deferred); n++ {
+		d := &l.deferred[n]
+		if now.Sub(d.since) < l.o.Limits.MaxWait && len(l.deferred)-n <= maxDeferred {
+			break
+		}
+		if e, ok := l.state.Get(d.key); ok && !e.Recorded && e.Status == owner.Ready {
+			if err := l.record(d.meta, true, false); err != nil {
+				return err
+			}
+		}
+	}
+	clear(l.deferred[:n])
+	l.deferred = l.deferred[n:]
+	return nil
+}
+
+// giveBack takes a task out of its lane's hands: it waits by its sequence, and a record says so.
+func (l *loop) giveBack(t *task, reason relay.Reason) error {
+	if t.cancelled {
+		return l.conclude(t, relay.Cancelled, relay.ReasonCancelled, nil)
+	}
+	delete(l.live, t.key)
+	if !t.first {
+		l.state.SetStatus(t.key, owner.Ready)
+		return nil
+	}
+	return l.record(t.outcome(relay.Parked, reason), true, false)
+}
+
+// flush gives back everything in an endpoint's lane.
+func (l *loop) flush(endpointID string, reason relay.Reason) error {
+	for _, t := range l.lanes.Flush(endpointID) {
+		if err := l.giveBack(t, reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/sealpost/sealpost/relay/internal/journal"
+)
+
+// checkpointing is what the loop knows of its checkpoints.
+type checkpointing struct {
+	saving   bool
+	at       time.Time // when the last one was begun
+	trimmed  time.Time // when the logs were last trimmed
+	cursor   uint64    // of the last one begun
+	folded   uint64
+	foldFrom uint64
+	lowest   uint64 // the lowest open sequence in it
+	safe     bounds // of the last one saved
+}
+
+// bounds are the sequences from which on the logs are needed to start again.
+type bounds struct{ events, outcomes uint64 }
+
+// saved is the end of saving a checkpoint.
+type saved struct {
+	took time.Duration
+	size int
+	err  error
+}
+
+// startCheckpoint begins to save the state, if it is time and something changed. A crash before it is saved leaves the
+// former one, from which the outcomes lead here again.
+func (l *loop) startCheckpoint(now time.Time) {
+	c := &l.checkpoint
+	if c.saving || now.Sub(c.at) < l.o.CheckpointEvery {
+		return
+	}
+	if l.state.Folded() != c.folded || l.state.Cursor() != c.cursor {
+		c.saving = true
+		c.cursor, c.folded, c.foldFrom, c.lowest = l.state.Cursor(), l.state.Folded(), l.state.FoldFrom(), l.state.LowestOpen()
+		data := l.state.Checkpoint()
+		l.couriers.Go(func() { l.save(data) })
+	}
+	c.at = now
+	if now.Sub(c.trimmed) >= l.o.TrimEvery && c.safe != (bounds{}) {
+		c.trimmed = now
+		keep := c.safe
+		keep.events = min(keep.events, l.state.LowestOpen())
+		l.couriers.Go(func() { l.trim(keep, now) })
+	}
+}
+
+func (l *loop) save(data []byte) {
+	began := time.Now()
+	// The outcomes that it rests on first: a checkpoint must not know more than the log.
+	_, err := l.appender.Sync(l.work)
+	if err == nil {
+		err = l.o.Journal.SaveCheckpoint(l.work, l.o.Partition, data)
+	}
+	select {
+	case l.savedC <- saved{time.Since(began), len(data), err}:
+	case <-l.work.Done():
+	}
+}
+
+func (l *loop) saved(s saved) {
+	c := &l.checkpoint
+	c.saving = false
+	if s.err != nil {
+		// Nothing is lost by it: the former one stands, and the next try comes.
+		l.log.Error("checkpoint not saved", "error", s.err)
+		l.metrics.checkpointFailures.Inc()
+		return
+	}
+	c.safe = bounds{events: min(c.cursor+1, c.lowest), outcomes: c.foldFrom + 1}
+	l.metrics.checkpoint(s)
+}
+
+// trimAbove is the share of a log's byte bound above which settled records go before their time.
+const trimAbove = 0.8
+
+// trim removes from both logs what is settled and older than Retention, and more where a log is nearly full. Nothing
+// from keep on is touched.
+func (l *loop) trim(keep bounds, now time.Time) {
+	if l.o.Projected != nil {
+		keep.outcomes = min(keep.outcomes, l.o.Projected()+1)
+	}
+	l.trimLog(l.events.Log, keep.events, now)
+	l.trimLog(l.o.Journal.Outcomes(l.o.Partition).Log, keep.outcomes, now)
+}
+
+func (l *loop) trimLog(log *journal.Log, keep uint64, now time.Time) {
+	upTo, err := trimPoint(l.work, log, keep, now.Add(-l.o.Retention))
+	if err == nil && upTo > 0 {
+		err = log.Trim(l.work, upTo)
+	}
+	if err != nil && l.work.Err() == nil {
+		l.log.Warn("log not trimmed", "error", err)
+	}
+}
+
+// trimPoint is the last sequence that may go: below keep, and older than cutoff or above the share of the bound.
+func trimPoint(ctx context.Context, log *journal.Log, keep uint64, cutoff time.Time) (uint64, error) {
+	st, err := log.State(ctx)
+	if err != nil || st.Last < st.First || keep <= st.First {
+		return 0, err
+	}
+	first, last := st.First, min(keep-1, st.Last)
+	old, err := olderThan(ctx, log, first, last, cutoff)
+	if err != nil {
+		return 0, err
+	}
+	if excess := float64(st.Bytes) - trimAbove*float64(log.MaxBytes()); excess > 0 && log.MaxBytes() > 0 {
+		share := math.Min(1, excess/float64(st.Bytes))
+		old = max(old, min(last, first+uint64(share*float64(st.Last-first+1))))
+	}
+	if old < first {
+		return 0, nil
+	}
+	return old, nil
+}
+
+// olderThan finds the last record in [first, last] that is older than cutoff, by halving: first-1 if none is.
+func olderThan(ctx context.Context, log *journal.Log, first, last uint64, cutoff time.Time) (uint64, error) {
+	low, high := first, last+1 // all below low are older, none from high on
+	for low < high {
+		middle := low + (high-low)/2
+		m, err := log.Get(ctx, middle)
+		for at := middle; errors.Is(err, journal.ErrNotFound) && at+1 < high; {
+			at++
+			m, err = log.Get(ctx, at)
+		}
+		if errors.Is(err, journal.ErrNotFound) {
+			high = middle
+			continue
+		} else if err != nil {
+			return 0, err
+		}
+		if m.Time.Before(cutoff) {
+			low = max(m.Seq, middle) + 1
+		} else {
+			high = middle
+		}
+	}
+	return low - 1, nil
+}

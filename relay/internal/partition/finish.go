@@ -1,0 +1,131 @@
+package partition
+
+import (
+	"time"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/breaker"
+	"github.com/sealpost/sealpost/relay/internal/lane"
+	"github.com/sealpost/sealpost/relay/internal/retry"
+)
+
+// finish takes a courier's result: the one place where a verdict becomes a state.
+func (l *loop) finish(r result) error {
+	t, now := r.task, l.o.Clock()
+	if r.attempt != nil {
+		t.attempts = r.attempt.Number
+		l.metrics.attempt(r.attempt)
+	}
+	t.progress = r.progress
+	if !r.final {
+		o := t.outcome(relay.Pending, relay.ReasonChunkAccepted)
+		o.Attempt = r.attempt
+		err := l.record(o, t.first, true)
+		t.first = false
+		return err
+	}
+	l.land(t)
+	interrupted := r.verdict.Reason == relay.ReasonInterrupted
+	change := l.lanes.Done(t.ticket, lane.Result{
+		Healthy: r.verdict.Healthy, Uncounted: interrupted || r.attempt == nil,
+	}, now)
+	if err := l.decide(t, r, now); err != nil {
+		return err
+	}
+	return l.react(t, r, change)
+}
+
+// decide records what the verdict makes of the delivery.
+func (l *loop) decide(t *task, r result, now time.Time) error {
+	v := r.verdict
+	switch v.Kind {
+	case relay.VerdictDone:
+		return l.conclude(t, relay.Delivered, v.Reason, r.attempt)
+	case relay.VerdictDead:
+		return l.conclude(t, relay.Dead, v.Reason, r.attempt)
+	case relay.VerdictWithhold:
+		return l.conclude(t, relay.Withheld, v.Reason, r.attempt)
+	case relay.VerdictHold:
+		return l.conclude(t, relay.Held, v.Reason, r.attempt)
+	}
+	switch {
+	case t.cancelled:
+		return l.conclude(t, relay.Cancelled, relay.ReasonCancelled, r.attempt)
+	case v.Reason == relay.ReasonInterrupted:
+		// Ended by us: it is open, and ready at once when it may be sent again.
+		return l.conclude(t, relay.Pending, v.Reason, r.attempt)
+	}
+	ep := l.snapshot.Endpoint(t.key.Endpoint)
+	if ep == nil {
+		ep = t.endpoint
+	}
+	active := ep.ActiveTime(now)
+	// Accepted chunks are attempts too, and no failures.
+	failures := t.attempts - t.progress.Next
+	due, dead := l.o.Schedule.Decide(failures, t.delivery.Deadline, v.After, active, retry.Backoff)
+	if dead {
+		return l.conclude(t, relay.Dead, relay.ReasonDeadline, r.attempt)
+	}
+	if reason := l.closed(t.key.Endpoint, now); reason != relay.ReasonNone && v.After == 0 {
+		return l.conclude(t, relay.Parked, reason, r.attempt)
+	}
+	o := t.outcome(relay.Retrying, v.Reason)
+	o.Attempt, o.Due = r.attempt, now.Add(due.Sub(active))
+	return l.close(t, o)
+}
+
+// react does what a result means for the endpoint's other deliveries.
+func (l *loop) react(t *task, r result, change breaker.Change) error {
+	id := t.key.Endpoint
+	if r.verdict.Suspend && l.o.Suspend != nil {
+		l.couriers.Go(func() { l.o.Suspend(l.work, id, r.verdict.Reason) })
+	}
+	if change == breaker.Opened || change == breaker.FailedAgain {
+		if change == breaker.Opened {
+			l.log.Warn("breaker opened", "endpoint", id, "reason", r.verdict.Reason)
+		}
+		return l.flush(id, relay.ReasonBreakerOpen)
+	}
+	if change == breaker.Recovered {
+		l.log.Info("breaker closed", "endpoint", id)
+	}
+	open, ready := l.state.Open(id)
+	l.hungry = l.hungry || ready > 0
+	if _, unsettled := l.state.Get(t.key); t.endpoint.Ordered && open > 0 && unsettled {
+		return l.flush(id, relay.ReasonBehindParked)
+	}
+	return nil
+}
+
+// conclude records the state in which a task leaves its lane.
+func (l *loop) conclude(t *task, state relay.DeliveryState, reason relay.Reason, attempt *relay.Attempt) error {
+	o := t.outcome(state, reason)
+	o.Attempt = attempt
+	return l.close(t, o)
+}
+
+func (l *loop) close(t *task, o *relay.Outcome) error {
+	delete(l.live, t.key)
+	if err := l.record(o, t.first, false); err != nil {
+		return err
+	}
+	t.first = false
+	for _, w := range t.waiters {
+		if o.State == relay.Cancelled {
+			l.afterSync(w)
+		} else {
+			w(errSettled)
+		}
+	}
+	return nil
+}
+
+// land takes a task out of those in flight.
+func (l *loop) land(t *task) {
+	last := len(l.flying) - 1
+	l.flying[t.slot] = l.flying[last]
+	l.flying[t.slot].slot = t.slot
+	l.flying[last] = nil
+	l.flying = l.flying[:last]
+	t.cancel()
+}

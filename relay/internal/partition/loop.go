@@ -1,0 +1,293 @@
+package partition
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/lane"
+	"github.com/sealpost/sealpost/relay/internal/owner"
+	"github.com/sealpost/sealpost/relay/internal/record"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+)
+
+// tick is how often the loop looks at what only time changes.
+const tick = 100 * time.Millisecond
+
+// loop is one life of an owner. Its fields belong to the goroutine of loop.loop, but for the channels and what is
+// said to be safe for others.
+type loop struct {
+	o       Options // never written
+	log     *slog.Logger
+	metrics *Metrics
+	events  *journal.Events
+	work    context.Context // until everything has stopped; safe
+
+	state    *owner.State
+	lanes    *lane.Lanes[*task]
+	appender *journal.Appender // safe
+	snapshot *registry.Snapshot
+
+	live       map[owner.Key]*task // in a lane or in flight
+	flying     []*task             // in flight, in no order
+	deferred   []deferral          // oldest first
+	configured map[string]uint64   // the revision that each endpoint's lane goes by
+	purging    map[string]struct{} // deleted endpoints with open deliveries
+	urgent     []fetchItem         // to be fetched before any sweep
+	fetching   bool
+	hungry     bool // something parked may have room now
+	sweepFrom  uint64
+	stopping   bool
+	workers    int
+
+	waiting    []waiter      // for a sync
+	settling   []settlement  // for a registry revision
+	unsynced   bool          // something was appended since the last sync was asked for
+	checkpoint checkpointing // see checkpoint.go
+	lastExpiry time.Time
+	encoded    []byte // scratch
+
+	routedC    chan routed
+	fetchC     chan []fetchItem
+	fetchedC   chan fetched
+	courierC   chan *task
+	resultC    chan result
+	commandC   chan command
+	syncedC    chan synced
+	snapshotC  chan *registry.Snapshot
+	savedC     chan saved
+	dirtyC     chan struct{} // to keepSynced: there is something to sync
+	hurryC     chan struct{} // to keepSynced: somebody waits for it
+	ahead      *semaphore.Weighted
+	endReading context.CancelFunc
+	couriers   sync.WaitGroup
+}
+
+// loop runs until ctx ends and nothing is in flight any more, or until it cannot go on.
+func (l *loop) loop(ctx context.Context) error {
+	now := l.o.Clock()
+	l.adopt(l.o.Registry.Snapshot(), now)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	wake := time.NewTimer(time.Hour)
+	defer wake.Stop()
+	stop := ctx.Done()
+	var graceOver <-chan time.Time
+	for {
+		var err error
+		select {
+		case r := <-l.routedC:
+			err = l.admit(r)
+		case r := <-l.resultC:
+			err = l.finish(r)
+		case f := <-l.fetchedC:
+			err = l.place(f)
+		case c := <-l.commandC:
+			c.run(l)
+		case s := <-l.syncedC:
+			err = l.synced(s)
+		case s := <-l.savedC:
+			l.saved(s)
+		case s := <-l.snapshotC:
+			err = l.adopt(s, l.o.Clock())
+		case <-ticker.C:
+			err = l.housekeep(l.o.Clock())
+		case <-wake.C:
+		case <-l.o.Journal.Failed():
+			err = l.o.Journal.Err()
+		case <-stop:
+			stop, l.stopping = nil, true
+			l.endReading()
+			timer := time.NewTimer(l.o.StopGrace)
+			defer timer.Stop()
+			graceOver = timer.C
+		case <-graceOver:
+			l.interrupt(func(*task) bool { return true })
+		}
+		if err == nil {
+			err = l.drain()
+		}
+		if err != nil {
+			return err
+		}
+		if l.stopping {
+			if len(l.flying) == 0 {
+				return nil
+			}
+			continue
+		}
+		now = l.o.Clock()
+		if err := l.dispatch(now); err != nil {
+			return err
+		}
+		l.startFetch(now)
+		if next := l.nextWake(); !next.IsZero() {
+			wake.Reset(max(0, next.Sub(now)))
+		}
+	}
+}
+
+// drainAtMost bounds how long the loop takes what is there before it looks at everything else again.
+const drainAtMost = 128
+
+// drain takes what has come in meanwhile without waiting: one turn through the loop serves many.
+func (l *loop) drain() error {
+	for range drainAtMost {
+		var err error
+		select {
+		case r := <-l.resultC:
+			err = l.finish(r)
+		case r := <-l.routedC:
+			err = l.admit(r)
+		case f := <-l.fetchedC:
+			err = l.place(f)
+		default:
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loop) nextWake() time.Time {
+	next := l.lanes.Wake()
+	if due := l.state.NextDue(); !due.IsZero() && (next.IsZero() || due.Before(next)) {
+		next = due
+	}
+	return next
+}
+
+// record appends an outcome and makes the state say the same. It is durable after the next sync; until then a crash
+// loses it, and its event is routed, or its delivery sent, again.
+func (l *loop) record(o *relay.Outcome, first, busy bool) error {
+	o.Partition = l.o.Partition
+	if o.Time.IsZero() {
+		o.Time = l.o.Clock()
+	}
+	encoded, err := record.EncodeOutcome(l.encoded[:0], o)
+	if err != nil {
+		return err
+	}
+	l.encoded = encoded
+	seq, err := l.appender.Append(l.work, encoded)
+	if err != nil {
+		return err
+	}
+	l.state.Apply(seq, o, first, busy)
+	l.metrics.outcome(o)
+	if !l.unsynced {
+		l.unsynced = true
+		signal(l.dirtyC)
+	}
+	return nil
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// dispatch gives couriers what has its turn.
+func (l *loop) dispatch(now time.Time) error {
+	for {
+		ticket, ok := l.lanes.Next(now)
+		if !ok {
+			return nil
+		}
+		t := ticket.Item
+		if t.cancelled {
+			l.lanes.Done(ticket, lane.Result{Uncounted: true}, now)
+			if err := l.conclude(t, relay.Cancelled, relay.ReasonCancelled, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		t.ticket, t.started = ticket, now
+		t.ctx, t.cancel = context.WithCancel(l.work)
+		t.slot = len(l.flying)
+		l.flying = append(l.flying, t)
+		if len(l.flying) > l.workers {
+			l.workers++
+			l.couriers.Go(l.courier)
+		}
+		l.courierC <- t
+	}
+}
+
+// housekeep does what time alone brings about.
+func (l *loop) housekeep(now time.Time) error {
+	for _, t := range l.flying {
+		if now.Sub(t.started) < lane.SlowAfter {
+			continue
+		}
+		l.lanes.Slow(t.ticket)
+		if t.first {
+			// What lasts is recorded, so that it can be seen, and that the cursor can pass it.
+			if err := l.record(t.outcome(relay.Pending, relay.ReasonSlow), true, true); err != nil {
+				return err
+			}
+			t.first = false
+		}
+	}
+	for _, t := range l.lanes.Expired(now) {
+		if err := l.giveBack(t, relay.ReasonLaneFull); err != nil {
+			return err
+		}
+	}
+	if err := l.recordDeferred(now); err != nil {
+		return err
+	}
+	l.due(now)
+	l.expire(now)
+	l.checkSettled(now)
+	l.startCheckpoint(now)
+	l.hungry = true
+	l.metrics.observe(l)
+	return nil
+}
+
+// due makes ready what has waited its time; what its endpoint cannot have now is recorded as parked.
+func (l *loop) due(now time.Time) {
+	for _, e := range l.state.Due(now, 1024) {
+		if reason := l.closed(e.Endpoint, now); reason != relay.ReasonNone {
+			l.later(e, purposePark, reason)
+		}
+	}
+}
+
+// closed says why nothing can be sent to an endpoint now, if that is so.
+func (l *loop) closed(endpointID string, now time.Time) relay.Reason {
+	ep := l.snapshot.Endpoint(endpointID)
+	switch {
+	case ep == nil || ep.State == relay.EndpointDeleted:
+		return relay.ReasonEndpointDeleted
+	case ep.State == relay.EndpointPaused:
+		return relay.ReasonEndpointPaused
+	case ep.State == relay.EndpointSuspended:
+		return relay.ReasonEndpointSuspended
+	case !ep.Sendable():
+		return relay.ReasonEndpointInactive
+	}
+	if open, probe := l.lanes.BreakerOpen(endpointID); open && now.Before(probe) {
+		return relay.ReasonBreakerOpen
+	}
+	return relay.ReasonNone
+}
+
+// interrupt ends the attempts of those in flight that which names.
+func (l *loop) interrupt(which func(*task) bool) {
+	for _, t := range l.flying {
+		if which(t) {
+			t.cancel()
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package partition
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sealpost/sealpost/relay"
+)
+
+// Metrics are those of all partitions of a process.
+type Metrics struct {
+	routed             prometheus.Counter
+	outcomes           *prometheus.CounterVec // by state
+	attempts           *prometheus.CounterVec // by verdict and reason
+	attemptSeconds     prometheus.Histogram
+	phaseSeconds       *prometheus.HistogramVec // by phase
+	firstAttempt       prometheus.Histogram
+	inFlight           *prometheus.GaugeVec
+	laneBytes          *prometheus.GaugeVec
+	unrouted           *prometheus.GaugeVec
+	unrecorded         *prometheus.GaugeVec
+	checkpointSeconds  prometheus.Histogram
+	checkpointBytes    prometheus.Gauge
+	checkpointFailures prometheus.Counter
+}
+
+// NewMetrics registers the metrics; every series that is known ahead begins at zero.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	const ns = "sealpost"
+	seconds := prometheus.ExponentialBuckets(0.001, 2, 16)
+	m := &Metrics{
+		routed:         prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "events_routed_total", Help: "Events that were routed."}),
+		outcomes:       prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "delivery_outcomes_total", Help: "Changes of deliveries' states, by the state."}, []string{"state"}),
+		attempts:       prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "delivery_attempts_total", Help: "Attempts, by verdict and reason."}, []string{"verdict", "reason"}),
+		attemptSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "delivery_attempt_seconds", Help: "Length of attempts.", Buckets: seconds}),
+		phaseSeconds:   prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: ns, Name: "delivery_phase_seconds", Help: "Length of an attempt's phases, where they took place.", Buckets: seconds}, []string{"phase"}),
+		firstAttempt:   prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "delivery_latency_seconds", Help: "From an event's acceptance to its delivery at the first attempt.", Buckets: seconds}),
+		inFlight:       gauge(ns, "deliveries_in_flight", "Attempts under way."),
+		laneBytes:      gauge(ns, "lane_bytes", "Bodies in lanes and in flight."),
+		unrouted:       gauge(ns, "cursor_event_sequence", "EVENTS sequence up to which everything is routed and recorded."),
+		unrecorded:     gauge(ns, "events_unrecorded", "Events that are routed and of which a delivery has no outcome yet."),
+		checkpointSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "checkpoint_seconds", Help: "Time to save a checkpoint.",
+			Buckets: seconds}),
+		checkpointBytes:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "checkpoint_bytes", Help: "Size of the last checkpoint."}),
+		checkpointFailures: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "checkpoint_failures_total", Help: "Checkpoints that could not be saved."}),
+	}
+	for _, s := range append(relay.DeliveryStates(), relay.Unmatched) {
+		m.outcomes.WithLabelValues(string(s))
+	}
+	for _, phase := range []string{"dns", "connect", "tls", "first_byte"} {
+		m.phaseSeconds.WithLabelValues(phase)
+	}
+	r.MustRegister(m.routed, m.outcomes, m.attempts, m.attemptSeconds, m.phaseSeconds, m.firstAttempt, m.inFlight, m.laneBytes,
+		m.unrouted, m.unrecorded, m.checkpointSeconds, m.checkpointBytes, m.checkpointFailures)
+	return m
+}
+
+func gauge(ns, name, help string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Name: name, Help: help}, []string{"partition"})
+}
+
+func (m *Metrics) outcome(o *relay.Outcome) {
+	m.outcomes.WithLabelValues(string(o.State)).Inc()
+	if o.State == relay.Delivered && o.Attempts == 1 && !o.AcceptTime.IsZero() {
+		m.firstAttempt.Observe(o.Time.Sub(o.AcceptTime).Seconds())
+	}
+}
+
+func (m *Metrics) attempt(a *relay.Attempt) {
+	m.attempts.WithLabelValues(string(a.Verdict), string(a.Reason)).Inc()
+	m.attemptSeconds.Observe(a.Durations.Total.Seconds())
+	for phase, d := range map[string]time.Duration{
+		"dns": a.Durations.DNS, "connect": a.Durations.Connect, "tls": a.Durations.TLS, "first_byte": a.Durations.FirstByte,
+	} {
+		if d > 0 {
+			m.phaseSeconds.WithLabelValues(phase).Observe(d.Seconds())
+		}
+	}
+}
+
+func (m *Metrics) checkpoint(s saved) {
+	m.checkpointSeconds.Observe(s.took.Seconds())
+	m.checkpointBytes.Set(float64(s.size))
+}
+
+func (m *Metrics) observe(l *loop) {
+	p := fmt.Sprint(l.o.Partition)
+	m.inFlight.WithLabelValues(p).Set(float64(l.lanes.InFlight("")))
+	m.laneBytes.WithLabelValues(p).Set(float64(l.lanes.Bytes()))
+	m.unrouted.WithLabelValues(p).Set(float64(l.state.Cursor()))
+	m.unrecorded.WithLabelValues(p).Set(float64(l.state.Routed() - l.state.Cursor()))
+}
+
+// typeName is what may be said of a panic: its value may quote a payload.
+func typeName(p any) string { return fmt.Sprintf("%T", p) }

@@ -1,0 +1,230 @@
+// Package partition runs one partition of the journal as its owner: it reads EVENTS in order, has each event routed, gives
+// each delivery its turn in its endpoint's lane, hands it to the courier, and appends what became of it to OUTCOMES.
+//
+// It promises that an event is above the saved cursor until an outcome of each of its deliveries is in OUTCOMES, so that
+// kill -9 at any moment loses nothing; that a delivery which OUTCOMES knows to be settled is not sent again; and that
+// nothing is sent under a registry older than the one it confirmed with Settle. It decides nothing itself about
+// policy (route), order and turns (owner, lane), retries (retry) or what an answer means (courier): it carries values
+// between them. It trusts the journal to refuse its appends once another owner has written.
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/courier"
+	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/lane"
+	"github.com/sealpost/sealpost/relay/internal/owner"
+	"github.com/sealpost/sealpost/relay/internal/record"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+	"github.com/sealpost/sealpost/relay/internal/retry"
+)
+
+// Courier makes attempts; see package courier.
+type Courier interface {
+	Pack(*relay.Delivery) (*courier.Parcel, relay.Verdict)
+	Send(context.Context, *courier.Parcel, int) (relay.Attempt, relay.Verdict)
+}
+
+// Options are what a partition is run with. Journal, Registry, Courier, Logger and Metrics are required.
+type Options struct {
+	Partition int
+	Journal   *journal.Journal
+	Registry  *registry.Registry
+	Courier   Courier
+	// Suspend is called, in a goroutine of its own, when a receiver said that it is gone for good.
+	Suspend func(ctx context.Context, endpointID string, reason relay.Reason)
+	// Projected is the OUTCOMES sequence up to which the view has the partition; what is above it is not trimmed. Nil: no view.
+	Projected func() uint64
+
+	Schedule        retry.Schedule
+	Limits          lane.Limits   // zero: lane.DefaultLimits
+	SyncEvery       time.Duration // OUTCOMES' group; zero: 50 ms
+	CheckpointEvery time.Duration // zero: 10 s
+	TrimEvery       time.Duration // zero: 1 min
+	Retention       time.Duration // of settled events and their outcomes; zero: 7 days
+	StopGrace       time.Duration // for attempts in flight at Stop; zero: 20 s
+	Clock           func() time.Time
+	Logger          *slog.Logger
+	Metrics         *Metrics
+}
+
+func (o Options) withDefaults() Options {
+	if o.Limits == (lane.Limits{}) {
+		o.Limits = lane.DefaultLimits()
+	}
+	for field, fallback := range map[*time.Duration]time.Duration{
+		&o.SyncEvery: 50 * time.Millisecond, &o.CheckpointEvery: 10 * time.Second, &o.TrimEvery: time.Minute,
+		&o.Retention: 7 * 24 * time.Hour, &o.StopGrace: 20 * time.Second,
+	} {
+		if *field == 0 {
+			*field = fallback
+		}
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	return o
+}
+
+// readAhead bounds the bytes of events that are routed and not yet in a lane.
+const readAhead = 64 << 20
+
+// Run owns the partition until ctx ends, and then stops in order: no new attempt, those in flight have StopGrace to end,
+// and what became of them is durable when Run returns nil. Any other end is an error: the caller may run it
+// again, unless the journal failed.
+func Run(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	started := o.Clock()
+	state, err := restore(ctx, o)
+	if err != nil {
+		return fmt.Errorf("partition %d: %w", o.Partition, err)
+	}
+	appender, err := o.Journal.Outcomes(o.Partition).NewAppender(ctx)
+	if err != nil {
+		return fmt.Errorf("partition %d: %w", o.Partition, err)
+	}
+	defer appender.Close()
+	if appender.Last() != state.Folded() {
+		return fmt.Errorf("partition %d: %w: another owner wrote while this one started", o.Partition, journal.ErrFenced)
+	}
+	o.Logger.Info("partition owned", "partition", o.Partition, "cursor", state.Cursor(), "open_endpoints", len(state.Endpoints()),
+		"took", o.Clock().Sub(started))
+	if err := newLoop(o, state, appender).run(ctx); err != nil {
+		return fmt.Errorf("partition %d: %w", o.Partition, err)
+	}
+	return nil
+}
+
+// restore folds the state from the newest checkpoint and the outcomes after it.
+func restore(ctx context.Context, o Options) (*owner.State, error) {
+	events, err := o.Journal.Events(o.Partition).State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	outcomes := o.Journal.Outcomes(o.Partition)
+	log, err := outcomes.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var state *owner.State
+	from := log.First
+	switch saved, ok, err := o.Journal.LoadCheckpoint(ctx, o.Partition); {
+	case err != nil:
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	case ok:
+		var foldFrom uint64
+		if state, foldFrom, err = owner.Restore(saved); err != nil {
+			return nil, err
+		}
+		from = foldFrom + 1
+		if from < log.First {
+			return nil, fmt.Errorf("checkpoint needs outcomes from %d on, and the log begins at %d", from, log.First)
+		}
+	default:
+		// Before the first checkpoint nothing was trimmed.
+		state = owner.New(max(events.First, 1) - 1)
+	}
+	if from > log.Last {
+		return state, nil
+	}
+	err = outcomes.Range(ctx, from, log.Last, func(m journal.Message) error {
+		out, err := record.DecodeOutcome(m.Payload)
+		if err != nil {
+			return fmt.Errorf("outcome record %d: %w", m.Seq, err)
+		}
+		state.Fold(m.Seq, out)
+		return nil
+	})
+	return state, err
+}
+
+// run starts what works beside the loop, and the loop; it returns when all of it has ended.
+func (l *loop) run(ctx context.Context) error {
+	// What is stopping goes on under work; beside is cancelled when the loop is done with it.
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	reading, endReading := context.WithCancel(ctx)
+	l.work, l.endReading = work, endReading
+
+	stopServing, err := l.serve(work)
+	if err != nil {
+		endWork()
+		endReading()
+		return err
+	}
+	var beside sync.WaitGroup
+	beside.Go(func() { l.read(reading) })
+	beside.Go(func() { l.fetch(work) })
+	beside.Go(func() { l.keepSynced(work) })
+	beside.Go(func() { l.watchRegistry(work) })
+
+	err = l.loop(ctx)
+
+	endReading()
+	if err == nil {
+		err = l.settleUp()
+	}
+	endWork()
+	stopServing()
+	close(l.courierC)
+	l.discard(&beside)
+	return err
+}
+
+// settleUp makes durable what the loop recorded, so that the next start has nothing to do again.
+func (l *loop) settleUp() error {
+	ctx, cancel := context.WithTimeout(l.work, 30*time.Second)
+	defer cancel()
+	if _, err := l.appender.Sync(ctx); err != nil {
+		return err
+	}
+	return l.o.Journal.SaveCheckpoint(ctx, l.o.Partition, l.state.Checkpoint())
+}
+
+// discard lets everything beside the loop end, taking what it still says.
+func (l *loop) discard(beside *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() {
+		beside.Wait()
+		l.couriers.Wait()
+		close(done)
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		case <-l.routedC:
+		case <-l.fetchedC:
+		case <-l.resultC:
+		case <-l.syncedC:
+		case <-l.snapshotC:
+		case <-l.savedC:
+		case command := <-l.commandC:
+			command.refuse(errStopping)
+		}
+	}
+}
+
+var errStopping = errors.New("the partition's owner is stopping")
+
+func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
+	return &loop{
+		o: o, log: o.Logger.With("partition", o.Partition), metrics: o.Metrics,
+		state: state, lanes: lane.New[*task](o.Limits), appender: appender,
+		events: o.Journal.Events(o.Partition),
+		live:   map[owner.Key]*task{}, purging: map[string]struct{}{}, configured: map[string]uint64{},
+		routedC: make(chan routed, 256), fetchC: make(chan []fetchItem, 1), fetchedC: make(chan fetched, 16),
+		courierC: make(chan *task, o.Limits.InFlight), resultC: make(chan result, 1024),
+		commandC: make(chan command, 16), syncedC: make(chan synced, 1), snapshotC: make(chan *registry.Snapshot, 1),
+		savedC: make(chan saved, 1), dirtyC: make(chan struct{}, 1), hurryC: make(chan struct{}, 1),
+		ahead: semaphore.NewWeighted(readAhead),
+	}
+}

@@ -1,0 +1,110 @@
+package partition
+
+import (
+	"context"
+	"time"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/lane"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+)
+
+// watchRegistry hands the loop each newer snapshot.
+func (l *loop) watchRegistry(ctx context.Context) {
+	for s := range l.o.Registry.Updates(ctx) {
+		select {
+		case l.snapshotC <- s:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// adopt goes by a snapshot from here on. What is queued for an endpoint that changed is given back, to be routed again
+// under what is in force now; what is in flight goes on, see settle.
+func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
+	if l.snapshot != nil && s.Revision() < l.snapshot.Revision() {
+		return nil
+	}
+	l.snapshot = s
+	for ep := range s.All() {
+		if revision, known := l.configured[ep.ID]; known && revision == ep.Revision || l.o.Journal.Partition(ep.Tenant) != l.o.Partition {
+			continue
+		}
+		l.configured[ep.ID] = ep.Revision
+		if err := l.configure(ep, now); err != nil {
+			return err
+		}
+	}
+	l.hungry = true
+	l.checkSettled(now)
+	return nil
+}
+
+func (l *loop) configure(ep *registry.Endpoint, now time.Time) error {
+	settings := lane.Settings{Open: ep.Sendable(), Concurrency: ep.Concurrency, Rate: ep.RateLimit}
+	if ep.Ordered {
+		settings.Concurrency = 1
+	}
+	l.lanes.Configure(ep.ID, settings, now)
+	reason := relay.ReasonEndpointChanged
+	if closed := l.closed(ep.ID, now); closed != relay.ReasonNone {
+		reason = closed
+	}
+	if err := l.flush(ep.ID, reason); err != nil {
+		return err
+	}
+	if ep.State == relay.EndpointDeleted {
+		l.purging[ep.ID] = struct{}{}
+		l.lanes.Remove(ep.ID)
+	}
+	return nil
+}
+
+// settlement waits until the loop goes by a registry revision and nothing is in flight to an endpoint that it closed.
+type settlement struct {
+	revision uint64
+	tenant   string
+	since    time.Time
+	reply    reply
+}
+
+// settleWithin is how long what is in flight to a closed endpoint may end by itself; then it is cut off, and what became of
+// it is unknown, so that it is sent again when the endpoint is opened.
+const settleWithin = 5 * time.Second
+
+// checkSettled answers who waits for a settlement.
+func (l *loop) checkSettled(now time.Time) {
+	open := l.settling[:0]
+	for _, s := range l.settling {
+		if l.snapshot.Revision() < s.revision {
+			open = append(open, s)
+			continue
+		}
+		closing := false
+		for _, t := range l.flying {
+			if l.closing(t, s.tenant) {
+				closing = true
+				if now.Sub(s.since) > settleWithin {
+					t.cancel()
+				}
+			}
+		}
+		if closing {
+			open = append(open, s)
+			continue
+		}
+		s.reply(nil)
+	}
+	clear(l.settling[len(open):])
+	l.settling = open
+}
+
+// closing tells whether a task is in flight to one of the tenant's endpoints that may no longer be sent to.
+func (l *loop) closing(t *task, tenant string) bool {
+	if t.endpoint.Tenant != tenant {
+		return false
+	}
+	ep := l.snapshot.Endpoint(t.key.Endpoint)
+	return ep == nil || !ep.Sendable()
+}
