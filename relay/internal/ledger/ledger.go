@@ -1,0 +1,172 @@
+// Package ledger keeps the view after the OUTCOMES logs: one projector a partition reads what is durable there and applies it in
+// groups. It promises that the view follows the log, from wherever the view says it stands, also when the view was
+// stopped, emptied or replaced in between; that a view which fails slows nothing but itself; and that watchers see each
+// change after the view has it. It trusts the log.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/record"
+)
+
+// The group of outcomes that is applied at once: so many, or what came in that time after the first.
+const (
+	groupSize = 500
+	groupWait = 10 * time.Millisecond
+)
+
+// lookEvery is how often an idle projector makes sure that the view still stands where it left it.
+const lookEvery = time.Second
+
+// Projector applies one partition's outcomes to the view.
+type Projector struct {
+	partition int
+	outcomes  *journal.Outcomes
+	view      relay.Ledger
+	hub       *Hub
+	log       *slog.Logger
+	metrics   *Metrics
+	position  atomic.Uint64
+	healthy   atomic.Bool
+}
+
+// NewProjector makes a projector; Run starts it. hub may be nil.
+func NewProjector(partition int, outcomes *journal.Outcomes, view relay.Ledger, hub *Hub, log *slog.Logger, m *Metrics) *Projector {
+	return &Projector{partition: partition, outcomes: outcomes, view: view, hub: hub, log: log.With("partition", partition), metrics: m}
+}
+
+// Position is the OUTCOMES sequence up to which the view has the partition, as far as this process knows.
+func (p *Projector) Position() uint64 { return p.position.Load() }
+
+// Healthy tells whether the last thing the view was asked for succeeded.
+func (p *Projector) Healthy() bool { return p.healthy.Load() }
+
+// Run projects until ctx ends. Whatever fails is tried again, from where the view then says it stands.
+func (p *Projector) Run(ctx context.Context) error {
+	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
+		backoff.WithMaxElapsedTime(0))
+	for {
+		err := p.follow(ctx, wait.Reset)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, journal.ErrClosed) {
+			return err
+		}
+		p.healthy.Store(false)
+		p.metrics.failures.Inc()
+		p.log.Warn("view not written, will try again", "error", err)
+		select {
+		case <-time.After(wait.NextBackOff()):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// follow reads on from the view's position until something fails.
+func (p *Projector) follow(ctx context.Context, well func()) error {
+	at, err := p.view.Position(ctx, p.partition)
+	if err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	st, err := p.outcomes.State(ctx)
+	if err != nil {
+		return err
+	}
+	if at > st.Last {
+		// The view is of another journal, or of one that was restored to an earlier time: what it says cannot be trusted.
+		return fmt.Errorf("the view stands at %d and the log ends at %d: point it at an empty view, which is rebuilt", at, st.Last)
+	}
+	p.position.Store(at)
+	group, ctx := errgroup.WithContext(ctx)
+	read := make(chan relay.SequencedOutcome, 2*groupSize)
+	group.Go(func() error {
+		return p.outcomes.Read(ctx, at+1, func(m journal.Message) error {
+			o, err := record.DecodeOutcome(m.Payload)
+			if err != nil {
+				return err
+			}
+			select {
+			case read <- relay.SequencedOutcome{Sequence: m.Seq, Outcome: *o}:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	})
+	group.Go(func() error { return p.applyGroups(ctx, read, well) })
+	return group.Wait()
+}
+
+func (p *Projector) applyGroups(ctx context.Context, read <-chan relay.SequencedOutcome, well func()) error {
+	group := make([]relay.SequencedOutcome, 0, groupSize)
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		group = group[:0]
+		select {
+		case o := <-read:
+			group = append(group, o)
+		case <-look.C:
+			if err := p.look(ctx); err != nil {
+				return err
+			}
+			continue
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		group = gather(read, group)
+		upTo := group[len(group)-1].Sequence
+		began := time.Now()
+		if err := p.view.Apply(ctx, p.partition, upTo, group); err != nil {
+			return err
+		}
+		p.position.Store(upTo)
+		p.healthy.Store(true)
+		p.metrics.applied(len(group), time.Since(began))
+		well()
+		if p.hub != nil {
+			p.hub.tell(group)
+		}
+	}
+}
+
+// look finds out that the view was emptied although nothing is being written to it.
+func (p *Projector) look(ctx context.Context) error {
+	at, err := p.view.Position(ctx, p.partition)
+	if err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	if at != p.position.Load() {
+		return relay.ErrPositionLost
+	}
+	p.healthy.Store(true)
+	return nil
+}
+
+// gather adds what comes within groupWait, up to a full group.
+func gather(read <-chan relay.SequencedOutcome, group []relay.SequencedOutcome) []relay.SequencedOutcome {
+	timer := time.NewTimer(groupWait)
+	defer timer.Stop()
+	for len(group) < groupSize {
+		select {
+		case o := <-read:
+			group = append(group, o)
+		case <-timer.C:
+			return group
+		}
+	}
+	return group
+}
