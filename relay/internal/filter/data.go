@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -56,16 +58,18 @@ func (r reads) decodeSome(dec *jsontext.Decoder) (any, error) {
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, ErrData
 	}
-	object := make(map[string]any, len(r.names))
+	o := newObject(len(r.names))
 	for dec.PeekKind() == '"' {
 		name, err := dec.ReadToken()
 		if err != nil {
 			return nil, ErrData
 		}
 		if at := slices.Index(r.names, name.String()); at >= 0 {
-			if object[r.names[at]], err = decodeValue(dec, 1); err != nil {
+			v, err := decodeValue(dec, 1)
+			if err != nil {
 				return nil, err
 			}
+			o.set(r.names[at], v)
 		} else if _, err := dec.ReadValue(); err != nil {
 			return nil, ErrData
 		}
@@ -73,7 +77,30 @@ func (r reads) decodeSome(dec *jsontext.Decoder) (any, error) {
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, ErrData
 	}
-	return object, nil
+	return o, nil
+}
+
+// object is a map that loops walk in the order its members came in. CEL walks a
+// Go map in whatever order, and data.map(k, k)[0] would differ from run to run.
+type object struct {
+	traits.Mapper
+	members map[string]any // what the Mapper holds
+	keys    []ref.Val
+}
+
+func newObject(size int) *object {
+	members := make(map[string]any, size)
+	return &object{Mapper: types.NewStringInterfaceMap(types.DefaultTypeAdapter, members), members: members}
+}
+
+func (o *object) set(key string, v any) {
+	o.members[key] = v
+	o.keys = append(o.keys, types.String(key))
+}
+
+// Iterator walks the keys.
+func (o *object) Iterator() traits.Iterator {
+	return types.NewRefValList(types.DefaultTypeAdapter, o.keys).Iterator()
 }
 
 func decodeValue(dec *jsontext.Decoder, depth int) (any, error) {
@@ -115,19 +142,21 @@ func decodeArray(dec *jsontext.Decoder, depth int) (any, error) {
 }
 
 func decodeObject(dec *jsontext.Decoder, depth int) (any, error) {
-	object := map[string]any{}
+	o := newObject(0)
 	for dec.PeekKind() != '}' {
 		name, err := dec.ReadToken()
 		if err != nil {
 			return nil, ErrData
 		}
 		key := name.String()
-		if object[key], err = decodeValue(dec, depth+1); err != nil {
+		v, err := decodeValue(dec, depth+1)
+		if err != nil {
 			return nil, err
 		}
+		o.set(key, v)
 	}
 	_, err := dec.ReadToken()
-	return object, err
+	return o, err
 }
 
 // number refuses what it would have to round away: CEL has no integer beyond

@@ -31,7 +31,7 @@ const (
 	// MaxEstimate is the cost, in CEL's units, that an expression may reach over
 	// an event whose strings, lists and maps have AssumedSize each.
 	MaxEstimate = 10_000_000
-	AssumedSize = 1000
+	AssumedSize = 256
 	// MaxCost is the cost that one evaluation may really reach.
 	MaxCost = 1_000_000
 	// maxMemory bounds what an evaluation builds, in elements.
@@ -208,20 +208,19 @@ func (f *Filter) String() string { return f.source }
 // Match reports whether the event passes. Its errors name what went wrong and
 // where in the expression; they never quote the event.
 func (f *Filter) Match(in Input) (bool, error) {
-	event := map[string]any{
-		"tenant": in.Tenant,
-		"id":     in.ID,
-		"type":   in.Type,
-		"time":   types.Timestamp{Time: in.Time.UTC()},
-	}
+	event := newObject(6)
+	event.set("tenant", in.Tenant)
+	event.set("id", in.ID)
+	event.set("type", in.Type)
+	event.set("time", types.Timestamp{Time: in.Time.UTC()})
 	if in.Subject != "" {
-		event["subject"] = in.Subject
+		event.set("subject", in.Subject)
 	}
 	data, err := f.reads.decode(in.Data)
 	if err != nil {
 		return false, fmt.Errorf("filter: %w", err)
 	}
-	event["data"] = data
+	event.set("data", data)
 	out, _, err := f.program.Eval(map[string]any{"event": event})
 	if err != nil {
 		return false, f.failure(err)
