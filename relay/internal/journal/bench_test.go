@@ -111,7 +111,7 @@ func fill(tb testing.TB, j *Journal, n, size int) {
 	tb.Helper()
 	payload := make([]byte, size)
 	for done := 0; done < n; {
-		es := make([]Entry, min(2000, n-done))
+		es := make([]Entry, min(2000, 32<<20/size, n-done)) // within MaxUncommittedBytes
 		for i := range es {
 			es[i] = Entry{ID: "fill" + strconv.Itoa(done+i), Payload: payload}
 		}
