@@ -629,3 +629,45 @@ WGZmXSjB5z7z/vB7C471eXpS+SzNAkA8hTrwsdu1Td4WdmBDxmKyHZqzNMXiHMmt
 kTbGdewnqTTNbM5+hHDyB3PfJKDsgZNH3ShkEJqD/X77jzWA1veBcu0LoVKaD0kz
 nMFAEJ2ky6zdPA==
 -----END PRIVATE KEY-----`
+
+func TestKeyEqual(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("a", 43)
+	one, _ := ParseKey(TimestampHMAC, text)
+	same, _ := ParseKey(TimestampHMAC, text)
+	elsewhere, _ := ParseKey(TimestampHMAC256, text)
+	if !one.Equal(same) || one.Equal(elsewhere) || one.Equal(Key{}) || (Key{}).Equal(one) || !(Key{}).Equal(Key{}) {
+		t.Error("equal means the same secret for the same scheme")
+	}
+}
+
+func TestDictionaryBounds(t *testing.T) {
+	t.Parallel()
+	list := func(n int, one, between string) string {
+		return strings.TrimSuffix(strings.Repeat(one+between, n), between)
+	}
+	members := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "k%d=1, ", i)
+		}
+		return strings.TrimSuffix(b.String(), ", ")
+	}
+	parameters := func(n int) string { return "a=1;" + strings.ReplaceAll(members(n), ", ", ";") }
+	for text, good := range map[string]bool{
+		members(maxMembers): true, members(maxMembers + 1): false,
+		"a=(" + list(maxItems, "1", " ") + ")": true, "a=(" + list(maxItems+1, "1", " ") + ")": false,
+		parameters(maxParams): true, parameters(maxParams + 1): false,
+		strings.Repeat("a", maxKeyBytes): true, strings.Repeat("a", maxKeyBytes+1): false,
+		`a="` + strings.Repeat("a", maxFieldBytes-4) + `"`: true, `a="` + strings.Repeat("a", maxFieldBytes-3) + `"`: false,
+		"a=999999999999999": true, "a=1000000000000000": false, "a=1.5": false, "a=-": false, "a=@1": false,
+		"a=\"\x1f\"": false, "a=\"\x7f\"": false, "a=\"\xc3\xa9\"": false, `a="\n"`: false, `a="`: false,
+		"a=?1": true, "a=?2": false, "a=?": false, "a=:AA==:": true, "a=:AB==:": false, "a=:AA:": false, "a=:": false,
+		"": false, ",": false, "a,": false, "a, ,b": false, "a b": false, "A": false, "a=": false, "a=()": true, "a=(": false, "a=(1": false,
+		"a,a": false, "a;b;b": false, "a=(1\t2)": false,
+	} {
+		if _, err := parseDictionary(text); (err == nil) != good {
+			t.Errorf("%.60q: %v", text, err)
+		}
+	}
+}
