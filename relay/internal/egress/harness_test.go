@@ -183,14 +183,10 @@ type inbox struct {
 	mu      sync.Mutex
 	bodies  []string
 	conns   map[string]bool
-	before  func(*http.Request) // set before the first request
-	cut     atomic.Bool         // read the request whole, then hang up without an answer
+	cut     atomic.Bool // read the request whole, then hang up without an answer
 }
 
 func (i *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if i.before != nil {
-		i.before(r)
-	}
 	body, _ := io.ReadAll(r.Body)
 	i.mu.Lock()
 	i.bodies = append(i.bodies, string(body))

@@ -76,16 +76,16 @@ func TestRequiredRemembersHostsWithoutTickets(t *testing.T) {
 	w := newWorld(t)
 	config := w.asking(tls.RequireAndVerifyClientCert)
 	config.SessionTicketsDisabled = true
-	in := newInbox(t, config)
 	var expected, connections atomic.Int32
 	config.VerifyConnection = func(tls.ConnectionState) error { connections.Add(1); return nil }
-	in.before = func(r *http.Request) {
+	address := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Expect") != "" {
 			expected.Add(1)
 		}
-	}
+		_, _ = io.Copy(io.Discard, r.Body)
+	}), config)
 	to := w.trust(t, Required)
-	url := "https://partner.test:" + port(in.address)
+	url := "https://partner.test:" + port(address)
 	for i, want := range []struct{ connections, expected int32 }{{2, 1}, {2, 1}, {3, 2}} {
 		if i == 2 {
 			w.pool.keep(to).closeIdle()
@@ -180,7 +180,7 @@ func TestRequiredAndUnconfirmed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(o *Options) { o.ContinueWait = 300 * time.Millisecond })
+			w := newWorld(t, func(o *Options) { o.ContinueWait = time.Second })
 			config := w.asking(tls.RequireAnyClientCert)
 			config.SessionTicketsDisabled = true
 			var k taken
@@ -215,7 +215,7 @@ func (c readFrom) Read(p []byte) (int, error) { return c.r.Read(p) }
 // The attempt's own end comes before patience does: the body stays here then too.
 func TestRequiredUnconfirmedUntilTheEnd(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *Options) { o.AttemptTimeout, o.ContinueWait = 600*time.Millisecond, time.Minute })
+	w := newWorld(t, func(o *Options) { o.AttemptTimeout, o.ContinueWait = 2*time.Second, time.Minute })
 	config := w.asking(tls.RequireAnyClientCert)
 	config.SessionTicketsDisabled = true
 	var k taken

@@ -163,7 +163,7 @@ func TestReasons(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(o *Options) { o.AttemptTimeout = 500 * time.Millisecond })
+			w := newWorld(t, func(o *Options) { o.AttemptTimeout = 2 * time.Second })
 			r := w.post(t, plain(t), "http://"+raw(t, nil, c.talk))
 			r.want(t, c.reason, nil)
 			if !r.facts.RemoteAddress.IsValid() || r.facts.TLSVersion != "" {
@@ -224,7 +224,7 @@ func TestReasons(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(o *Options) { o.ConnectTimeout = 400 * time.Millisecond })
+			w := newWorld(t, func(o *Options) { o.ConnectTimeout = 1500 * time.Millisecond })
 			url := ""
 			if c.url != nil {
 				url = c.url(t, w)
@@ -591,4 +591,12 @@ func BenchmarkPost(b *testing.B) {
 		b.Run(name+"/pool", func(b *testing.B) { benchmarkPost(b, secure, throughPool) })
 		b.Run(name+"/bare", func(b *testing.B) { benchmarkPost(b, secure, bare) })
 	}
+}
+
+// The pool as it comes: with Go's own resolver, to which "localhost" is this machine's hosts file, and nothing allowed.
+func TestZeroOptions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *Options) { *o = Options{} })
+	w.post(t, w.trust(t, None), "https://localhost").want(t, AddressForbidden, ErrForbiddenAddress)
+	w.post(t, w.trust(t, None), "https://127.0.0.1").want(t, AddressForbidden, ErrForbiddenAddress)
 }
