@@ -79,8 +79,8 @@ func NewJoiner(opt JoinOptions) *Joiner {
 // done and the whole body, verified.
 //
 // ErrDuplicate means that the same chunk with the same bytes is there: a receiver
-// that gets one twice may answer as it did the first time. After ErrDigest the set is lost. Other errors
-// leave the Joiner as it was.
+// that gets one twice may answer as it did the first time. After ErrDigest the set
+// is lost. Other errors leave the Joiner as it was.
 func (j *Joiner) Add(h Header, body []byte) (done bool, whole []byte, err error) {
 	if j.failed != nil {
 		return false, nil, j.failed
@@ -175,9 +175,10 @@ func (j *Joiner) start(h Header, p piece) {
 	j.before, j.after, j.member = bytes.Clone(p.before), bytes.Clone(p.after), p.member
 }
 
-// open finds the elements of a page. The member of an envelope is known by its
-// exact bytes: a member "chunk" that says anything else than the header is taken for the body's
-// own, is then not the same on each page or spoils the digest, and the set is refused.
+// open finds the elements of a page. The member of an envelope is known by its exact
+// bytes: a member "chunk" that says anything else than the header is taken for the
+// body's own. It then differs from page to page or spoils the digest, and the set is
+// refused, unless it was the body's own.
 func open(h Header, body []byte) (piece, error) {
 	if !jsontext.Value(body).IsValid() {
 		return piece{}, fmt.Errorf("%w: not valid JSON", ErrPage)

@@ -46,9 +46,11 @@ type Set struct {
 // Split splits a body. doc is sent as it is where it is no longer than MaxBytes:
 // then there is no call for Split.
 //
-// It is paged where it is JSON with an array of two elements or more that stand in it without whitespace between them,
-// each of which fits into a page with everything outside the array; the set then
-// has as few pages as keep their order. Otherwise it is cut into parts.
+// It is paged where it is valid JSON with an array (see Options.Array) of two elements
+// or more, no whitespace around them, and where each element fits on a page with
+// everything outside the array; elements keep their order. Otherwise it is cut into
+// parts. In an envelope that has a member "chunk" already, there is no place for the
+// facts: it is cut into parts too.
 func Split(doc []byte, opt Options) (*Set, error) {
 	switch {
 	case len(doc) == 0:

@@ -61,9 +61,9 @@ func (r *reader) close() { r.open(nil) }
 // and is safe for concurrent use.
 type Validator struct{ readers sync.Pool }
 
-// Validate checks that doc is exactly one JSON value (RFC 8259) in valid UTF-8, that no object
-// has a key twice (compared decoded), that strings hold no lone surrogates, and that it nests
-// no deeper than MaxDepth. The error is a *DocumentError.
+// Validate checks that doc is exactly one JSON value (RFC 8259) in valid UTF-8, that
+// no object has a key twice (compared decoded), that strings hold no lone surrogates,
+// and that it nests no deeper than MaxDepth. The error is a *DocumentError.
 func (v *Validator) Validate(doc []byte) error {
 	r, _ := v.readers.Get().(*reader)
 	if r == nil {
