@@ -25,14 +25,16 @@ type Resolver interface {
 }
 
 // systemResolver asks the name servers with Go's own resolver, for the very name: the C library's would take
-// "2130706433" for an address, and the system's search list would turn a partner's name into one of ours.
+// "2130706433" for an address, and the system's search list would turn a partner's name into one of ours. localhost is
+// never asked for (RFC 6761 section 6.3).
 type systemResolver struct{ resolver net.Resolver }
 
 func (s *systemResolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
-	if !strings.HasSuffix(host, ".") {
-		host += "."
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
 	}
-	return s.resolver.LookupNetIP(ctx, network, host)
+	return s.resolver.LookupNetIP(ctx, network, name+".")
 }
 
 const (
