@@ -117,7 +117,11 @@ func decodeValue(dec *jsontext.Decoder, depth int) (any, error) {
 	case 't', 'f':
 		return tok.Bool(), nil
 	case '"':
-		return tok.String(), nil
+		text := tok.String()
+		if len(text) > MaxString {
+			return nil, ErrCost
+		}
+		return text, nil
 	case '0':
 		return number(tok.String())
 	case '[':

@@ -140,20 +140,19 @@ func TestRunTimeCostIsBounded(t *testing.T) {
 	t.Parallel()
 	list := "[" + strings.Repeat("1,", 400_000) + "1]"
 	long := strings.Repeat("a", 1<<20)
-	in := Input{Data: []byte(`{"list":` + list + `,"text":"` + long + `"}`)}
+	in := Input{Data: []byte(`{"list":` + list + `,"text":"` + long + `","long":"a` + long + `"}`)}
 	for _, src := range []string{
 		"event.data.list.all(x, x > 0)",
 		"event.data.list.exists(x, event.data.list.exists(y, y > x))",
-		"event.data.text.matches('^(a|aa)*(a|b)*(a|c)*$') && event.data.text.matches('(a*)*b') && event.data.text.matches('(x+x+)+y')",
-		"(event.data.text" + strings.Repeat(" + event.data.text", 100) + ").size() == 0",
+		"event.data.list.exists(x, event.data.text.matches('^(a|aa)*(a|b)*(a|c)*x$'))",
+		"event.data.long.startsWith('b')",
+		"(event.data.text" + strings.Repeat(" + event.data.text", 40) + ").size() == 0",
 		"event.data.list.map(x, event.data.text + event.data.text).size() == 0",
 	} {
-		start := time.Now()
 		pass, err := compile(t, src).Match(in)
 		if pass || !errors.Is(err, ErrCost) {
 			t.Errorf("%s: %v, %v", src, pass, err)
 		}
-		t.Logf("%s: %v %v", src, time.Since(start), err)
 	}
 }
 
