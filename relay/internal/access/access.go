@@ -79,6 +79,9 @@ func (c Caller) Sees(tenant string) bool {
 // AllTenants tells whether the caller is bound to no tenant.
 func (c Caller) AllTenants() bool { return c.Account != "" && c.Tenant == "" && c.Role == Operator }
 
+// RelayAccount is the account of what the relay does by itself. No token can be of it.
+const RelayAccount = "relay"
+
 // MaxAccountLength bounds an account's name, in bytes.
 const MaxAccountLength = 128
 
@@ -115,11 +118,14 @@ func (r refusal) Error() string { return string(r) }
 // Is makes every refusal an ErrUnauthenticated.
 func (r refusal) Is(target error) bool { return target == ErrUnauthenticated }
 
-// check reports what of a grant breaks a rule.
-func (g *Grant) check() relay.Invalid {
+// Check reports every field of a grant that breaks its rule.
+func (g *Grant) Check() relay.Invalid {
 	var bad relay.Invalid
 	if !ValidAccount(g.Account) {
 		bad.Add("account", "must be 1 to %d of A-Z, a-z, 0-9, '.', '_', '-', '@' and '+'", MaxAccountLength)
+	}
+	if g.Account == RelayAccount {
+		bad.Add("account", "is the relay's own")
 	}
 	if !g.Role.Valid() {
 		bad.Add("role", "must be OPERATOR, PUBLISHER or PARTNER")

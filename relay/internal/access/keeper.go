@@ -188,13 +188,29 @@ func (k *Keeper) Authenticate(_ context.Context, token string, from netip.Addr) 
 	if t == nil || subtle.ConstantTimeCompare(hash[:], t.hash[:]) != 1 {
 		return Caller{}, ErrToken
 	}
-	switch now := k.now(); {
-	case !t.RevokeTime.IsZero():
-		return Caller{}, ErrRevoked
-	case !t.ExpireTime.IsZero() && !now.Before(t.ExpireTime):
-		return Caller{}, ErrExpired
+	if err := k.inForce(t); err != nil {
+		return Caller{}, err
 	}
 	return Caller{Account: t.Account, Role: t.Role, Scopes: t.Scopes, Tenant: t.Tenant, CredentialID: t.ID, Address: from.Unmap()}, nil
+}
+
+// Live tells whether the credential that a caller came with is still good, for calls that last.
+func (k *Keeper) Live(c Caller) error {
+	t := k.token(c.CredentialID)
+	if t == nil {
+		return ErrToken
+	}
+	return k.inForce(t)
+}
+
+func (k *Keeper) inForce(t *Token) error {
+	switch {
+	case !t.RevokeTime.IsZero():
+		return ErrRevoked
+	case !t.ExpireTime.IsZero() && !k.now().Before(t.ExpireTime):
+		return ErrExpired
+	}
+	return nil
 }
 
 func (k *Keeper) token(id string) *Token {
@@ -206,7 +222,7 @@ func (k *Keeper) token(id string) *Token {
 // Create makes a token for a grant. The secret is in the answer and nowhere else. A grant that breaks a rule is a
 // relay.Invalid.
 func (k *Keeper) Create(ctx context.Context, g Grant) (Token, relay.Secret, error) {
-	if err := g.check().Err(); err != nil {
+	if err := g.Check().Err(); err != nil {
 		return Token{}, relay.Secret{}, err
 	}
 	now := k.now().UTC()

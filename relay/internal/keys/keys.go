@@ -12,6 +12,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -123,10 +124,20 @@ func (r *Root) Open(sealed []byte, at Place) ([]byte, error) {
 
 // Pseudonym is the key of one tenant's pseudonyms: the same value gets the same pseudonym within a tenant, and nothing
 // can be matched between tenants.
-func (r *Root) Pseudonym(tenant string) []byte {
-	key, err := hkdf.Key(sha256.New, r.root[:], nil, "sealpost pseudonym v1\x00"+tenant, Size)
+func (r *Root) Pseudonym(tenant string) []byte { return r.derive("sealpost pseudonym v1\x00" + tenant) }
+
+// Digest is the HMAC-SHA256 of data under a key of its own for each purpose: it tells equal data, and who has no root
+// can't try out what the data may be.
+func (r *Root) Digest(purpose string, data []byte) []byte {
+	mac := hmac.New(sha256.New, r.derive("sealpost digest v1\x00"+purpose))
+	mac.Write(data)
+	return mac.Sum(nil)
+}
+
+func (r *Root) derive(info string) []byte {
+	key, err := hkdf.Key(sha256.New, r.root[:], nil, info, Size)
 	if err != nil {
-		panic(fmt.Sprintf("derive pseudonym key: %v", err)) // only for a length above 255 hashes
+		panic(fmt.Sprintf("derive key: %v", err)) // only for a length above 255 hashes
 	}
 	return key
 }

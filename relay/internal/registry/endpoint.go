@@ -99,35 +99,12 @@ func (c *compiler) complete(e *Endpoint) (err error) {
 		}
 	}
 	vault := NewVault(c.sealer, r.Tenant, r.ID)
-	if err := vault.credentials(e.Endpoint, s); err != nil {
+	credentials, err := vault.Open(s)
+	if err != nil {
 		return err
 	}
+	e.Headers, e.BasicPass, e.Bearer = credentials.Headers, credentials.BasicPass, credentials.Bearer
 	return c.sign(e, vault)
-}
-
-func (v Vault) credentials(e *relay.Endpoint, s *Settings) error {
-	for _, h := range s.Headers {
-		value, err := v.open(h.Value, fieldHeader(h.Name))
-		if err != nil {
-			return fmt.Errorf("header %s: %w", h.Name, err)
-		}
-		e.Headers = append(e.Headers, relay.Header{Name: h.Name, Value: relay.NewSecret(value)})
-	}
-	if s.BasicPass != nil {
-		pass, err := v.open(s.BasicPass, fieldBasic)
-		if err != nil {
-			return fmt.Errorf("basic authentication: %w", err)
-		}
-		e.BasicPass = relay.NewSecret(pass)
-	}
-	if s.Bearer != nil {
-		token, err := v.open(s.Bearer, fieldBearer)
-		if err != nil {
-			return fmt.Errorf("bearer token: %w", err)
-		}
-		e.Bearer = relay.NewSecret(token)
-	}
-	return nil
 }
 
 func (c *compiler) sign(e *Endpoint, vault Vault) error {

@@ -43,6 +43,12 @@ func (s *Snapshot) Tenant(name string) []*Endpoint {
 	return nil
 }
 
+// Tenants lists the tenants that have endpoints, by name.
+func (s *Snapshot) Tenants() []string { return slices.Sorted(maps.Keys(s.tenants)) }
+
+// ByID lists every endpoint by id, tombstones included.
+func (s *Snapshot) ByID() []*Endpoint { return slices.SortedFunc(s.All(), byID) }
+
 // All lists every endpoint, tombstones included, in no order.
 func (s *Snapshot) All() iter.Seq[*Endpoint] { return maps.Values(s.endpoints) }
 

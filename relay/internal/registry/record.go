@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/pem"
+	"fmt"
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
@@ -104,6 +105,8 @@ type Sealer interface {
 	Seal(plain []byte, at keys.Place) ([]byte, error)
 	Open(sealed []byte, at keys.Place) ([]byte, error)
 	Pseudonym(tenant string) []byte
+	// Digest is a keyed digest, one function for each purpose.
+	Digest(purpose string, data []byte) []byte
 }
 
 // Vault seals the secrets of one endpoint, each for its field.
@@ -124,17 +127,60 @@ func (v Vault) open(sealed []byte, field string) (string, error) {
 	return string(plain), err
 }
 
-// Header seals the value of a static header.
-func (v Vault) Header(name string, value relay.Secret) (Header, error) {
-	sealed, err := v.seal(value.Reveal(), fieldHeader(name))
-	return Header{Name: name, Value: sealed}, err
+// Credentials are what an endpoint's requests carry beside the signature, in the open.
+type Credentials struct {
+	Headers   []relay.Header
+	BasicUser string
+	BasicPass relay.Secret
+	Bearer    relay.Secret
 }
 
-// BasicPass seals a password; an empty one is nil.
-func (v Vault) BasicPass(pass relay.Secret) ([]byte, error) { return v.optional(pass, fieldBasic) }
+// Seal puts credentials into settings, each secret sealed.
+func (v Vault) Seal(c Credentials, s *Settings) (err error) {
+	s.Headers = nil
+	for _, h := range c.Headers {
+		sealed, err := v.seal(h.Value.Reveal(), fieldHeader(h.Name))
+		if err != nil {
+			return fmt.Errorf("seal header %s: %w", h.Name, err)
+		}
+		s.Headers = append(s.Headers, Header{Name: h.Name, Value: sealed})
+	}
+	s.BasicUser = c.BasicUser
+	if s.BasicPass, err = v.optional(c.BasicPass, fieldBasic); err != nil {
+		return fmt.Errorf("seal basic authentication: %w", err)
+	}
+	if s.Bearer, err = v.optional(c.Bearer, fieldBearer); err != nil {
+		return fmt.Errorf("seal bearer token: %w", err)
+	}
+	return nil
+}
 
-// Bearer seals a bearer token; an empty one is nil.
-func (v Vault) Bearer(token relay.Secret) ([]byte, error) { return v.optional(token, fieldBearer) }
+// Open takes the credentials out of settings.
+func (v Vault) Open(s *Settings) (Credentials, error) {
+	c := Credentials{BasicUser: s.BasicUser}
+	for _, h := range s.Headers {
+		value, err := v.open(h.Value, fieldHeader(h.Name))
+		if err != nil {
+			return Credentials{}, fmt.Errorf("header %s: %w", h.Name, err)
+		}
+		c.Headers = append(c.Headers, relay.Header{Name: h.Name, Value: relay.NewSecret(value)})
+	}
+	if len(s.BasicPass) > 0 {
+		pass, err := v.open(s.BasicPass, fieldBasic)
+		if err != nil {
+			return Credentials{}, fmt.Errorf("basic authentication: %w", err)
+		}
+		c.BasicPass = relay.NewSecret(pass)
+	}
+	if len(s.Bearer) > 0 {
+		token, err := v.open(s.Bearer, fieldBearer)
+		if err != nil {
+			return Credentials{}, fmt.Errorf("bearer token: %w", err)
+		}
+		c.Bearer = relay.NewSecret(token)
+	}
+	return c, nil
+}
 
 func (v Vault) optional(s relay.Secret, field string) ([]byte, error) {
 	if s.Empty() {

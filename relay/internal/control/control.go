@@ -1,0 +1,189 @@
+// Package control is the one door: every act on events, endpoints, deliveries and tokens is a method here that takes the
+// caller first, checks scope and tenant, writes the audit record, and acts.
+//
+// It promises that nothing privileged is done without a record of it, before and after; that what a caller may not know of
+// is not found, not forbidden; that registering and approving are two accounts; that a change which widens what leaves waits for
+// approval while one that narrows it applies at once; and that pausing and deleting answer only when nothing more is
+// sent. It trusts the faces in front of it (api, console) to hand it callers that access authenticated, and nothing else of what
+// they hand it.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/access"
+	"github.com/sealpost/sealpost/relay/internal/audit"
+	"github.com/sealpost/sealpost/relay/internal/egress"
+	"github.com/sealpost/sealpost/relay/internal/filter"
+	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/redact"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+)
+
+// DeliveryRef names a delivery to its partition's owner.
+type DeliveryRef struct {
+	Tenant     string
+	DeliveryID string
+	EndpointID string
+	EventID    string
+	Partition  int
+	Seq        uint64
+}
+
+// Owners reaches the owner of a tenant's partition, in this process or another. All of it may be called concurrently.
+// An owner that cannot be reached, or does not answer before ctx ends, is an error.
+type Owners interface {
+	// Settle returns once the owner acts under a registry of at least this revision and nothing that it began under an
+	// older one is in flight.
+	Settle(ctx context.Context, tenant string, revision uint64) error
+	// Retry sends a delivery again, now, whatever state it is in, and returns when that is recorded.
+	Retry(ctx context.Context, ref DeliveryRef) error
+	// Cancel ends a delivery that is not settled, and returns when that is recorded and nothing of it is in flight.
+	Cancel(ctx context.Context, ref DeliveryRef) error
+}
+
+// Tester sends one signed synthetic event to an endpoint, now. A failed attempt is no error.
+type Tester interface {
+	Test(ctx context.Context, endpoint *registry.Endpoint) (relay.Attempt, relay.Verdict, error)
+}
+
+// Feed tells every change of a delivery from the call on, until ctx ends; an error ends it.
+type Feed interface {
+	Outcomes(ctx context.Context) iter.Seq2[*relay.Outcome, error]
+}
+
+// Options are the parts that control acts on. All but those with a default are required.
+type Options struct {
+	Journal  *journal.Journal
+	Registry *registry.Registry
+	Sealer   registry.Sealer
+	Access   *access.Keeper
+	Audit    *audit.Log
+	Ledger   relay.Ledger
+	Owners   Owners
+	Tester   Tester
+	Feed     Feed
+	Guard    *egress.Guard
+	// Dev makes endpoints active at once and allows http. EnterDev must have returned before the first call.
+	Dev bool
+	// MaxDataBytes bounds an event's data; default relay.DefaultMaxDataSize, and never more than the journal takes.
+	MaxDataBytes int
+	// MaxEndpoints bounds the endpoints of one tenant that are not deleted; default DefaultMaxEndpoints.
+	MaxEndpoints int
+	Now          func() time.Time // default time.Now
+	Logger       *slog.Logger     // default discards
+}
+
+// DefaultMaxEndpoints is how many endpoints a tenant can have.
+const DefaultMaxEndpoints = 20_000
+
+// Control is the door. Its methods may be called concurrently.
+type Control struct {
+	Options
+	filters  *filter.Compiler
+	checks   redact.Validator
+	refusals *rate.Limiter
+}
+
+// refusalsPerSecond bounds the audit records of refusals: a credential that may do little must not be able to fill
+// the log that acts depend on. Those beyond it are logged only.
+const refusalsPerSecond = 20
+
+// New is a door to the parts given.
+func New(o Options) (*Control, error) {
+	if o.Journal == nil || o.Registry == nil || o.Sealer == nil || o.Access == nil || o.Audit == nil || o.Ledger == nil ||
+		o.Owners == nil || o.Tester == nil || o.Feed == nil || o.Guard == nil {
+		return nil, errors.New("control: a part is missing")
+	}
+	filters, err := filter.NewCompiler()
+	if err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	if o.MaxDataBytes <= 0 {
+		o.MaxDataBytes = relay.DefaultMaxDataSize
+	}
+	if o.MaxEndpoints <= 0 {
+		o.MaxEndpoints = DefaultMaxEndpoints
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Control{Options: o, filters: filters, refusals: rate.NewLimiter(refusalsPerSecond, 10*refusalsPerSecond)}, nil
+}
+
+func (c *Control) now() time.Time { return c.Now().UTC() }
+
+// allow checks that the caller's credential is still good and that it has the scope, in the tenant if one is named. A
+// refusal is recorded.
+func (c *Control) allow(ctx context.Context, who access.Caller, scope access.Scope, act audit.Act) error {
+	if who.CredentialID != "" {
+		if err := c.Access.Live(who); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !who.May(scope):
+		return c.refuse(ctx, who, act, &ForbiddenError{Scope: scope, Reason: "the caller has no such scope"})
+	case act.Tenant != "" && !who.Sees(act.Tenant):
+		return c.refuse(ctx, who, act, &ForbiddenError{Scope: scope, Reason: "the caller is not of this tenant"})
+	}
+	return nil
+}
+
+// refuse records a refusal and returns it.
+func (c *Control) refuse(ctx context.Context, who access.Caller, act audit.Act, refusal error) error {
+	c.Logger.Warn("refused", "act", act.Name, "object", act.Object, "tenant", act.Tenant,
+		"account", who.Account, "credential", who.CredentialID, "address", who.Address, "reason", refusal)
+	if !c.refusals.Allow() {
+		return refusal
+	}
+	if err := c.Audit.Refuse(ctx, who, act, refusal.Error()); err != nil {
+		return errors.Join(refusal, translated(err))
+	}
+	return refusal
+}
+
+// act does a privileged act between its two records.
+func (c *Control) act(ctx context.Context, who access.Caller, act audit.Act, do func() (map[string]string, error)) error {
+	return translated(c.Audit.Do(ctx, who, act, func() (map[string]string, error) {
+		detail, err := do()
+		return detail, translated(err)
+	}))
+}
+
+// Relay is the caller as which the relay itself acts on an endpoint: it suspends one whose receiver is gone.
+func Relay() access.Caller {
+	return access.Caller{Account: access.RelayAccount, Role: access.Operator, Scopes: []access.Scope{access.EndpointsApprove}}
+}
+
+// EnterDev marks the data before endpoints become active without approval. Call it before serving with Dev.
+func (c *Control) EnterDev(ctx context.Context) error {
+	return c.act(ctx, Relay(), audit.Act{Name: "dev.enter"}, func() (map[string]string, error) {
+		return nil, c.Registry.MarkDev(ctx)
+	})
+}
+
+// LeaveDev puts every endpoint back to pending if the data is marked, and returns how many. Call it before anything is
+// sent, when serving without Dev.
+func (c *Control) LeaveDev(ctx context.Context) (n int, err error) {
+	marked, err := c.Registry.Dev(ctx)
+	if err != nil || !marked {
+		return 0, translated(err)
+	}
+	err = c.act(ctx, Relay(), audit.Act{Name: "dev.leave"}, func() (map[string]string, error) {
+		n, err = c.Registry.LeaveDev(ctx, c.now())
+		return map[string]string{"endpoints": fmt.Sprint(n)}, err
+	})
+	return n, err
+}

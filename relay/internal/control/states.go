@@ -1,0 +1,295 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/access"
+	"github.com/sealpost/sealpost/relay/internal/audit"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+)
+
+// ApproveEndpoint puts a pending endpoint, or what was proposed for one, in force. The approver is neither the account that
+// registered it nor the one that proposed the change. What is approved is checked again: a configuration that no longer
+// allows it (it was made with --dev) refuses it.
+func (c *Control) ApproveEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
+	act := audit.Act{Name: "endpoint.approve"}
+	e, err := c.enter(ctx, who, access.EndpointsApprove, ref, &act)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.fourEyes(ctx, who, act, e.Record); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
+		if err := eyes(who, r); err != nil {
+			return effect{}, err
+		}
+		facts, err := c.approve(who, r)
+		return effect{facts: facts}, err
+	})
+}
+
+func (c *Control) approve(who access.Caller, r *registry.Record) (map[string]string, error) {
+	first := r.State == relay.EndpointPending
+	proposed := r.Proposed != nil && (r.State == relay.EndpointActive || r.State == relay.EndpointPaused || r.State == relay.EndpointSuspended)
+	if !first && !proposed {
+		return nil, stateError("approve", r, "nothing waits for approval")
+	}
+	if proposed {
+		r.Settings, r.Proposed = r.Proposed.Settings, nil
+	}
+	spec, err := specOf(r.Tenant, &r.Settings, registry.NewVault(c.Sealer, r.Tenant, r.ID))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.check(&spec, &Spec{}).Err(); err != nil {
+		return nil, err
+	}
+	if first {
+		r.State, r.StateReason = relay.EndpointActive, ""
+	}
+	r.Approver, r.ApproveTime = who.Account, c.now()
+	r.UpdateTime = r.ApproveTime
+	return c.facts(&spec), nil
+}
+
+// fourEyes refuses, with a record, an approver who wrote what is to be approved.
+func (c *Control) fourEyes(ctx context.Context, who access.Caller, act audit.Act, r *registry.Record) error {
+	if err := eyes(who, r); err != nil {
+		return c.refuse(ctx, who, act, err)
+	}
+	return nil
+}
+
+func eyes(who access.Caller, r *registry.Record) error {
+	author := r.Registrant
+	if r.Proposed != nil {
+		author = r.Proposed.Author
+	}
+	if who.Account == author {
+		return &ForbiddenError{Scope: access.EndpointsApprove, Reason: "another account than " + author + " has to approve it"}
+	}
+	return nil
+}
+
+// RejectEndpoint refuses a pending endpoint, which is then deleted with that reason, or what was proposed for one,
+// which then stays as it is.
+func (c *Control) RejectEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
+	act := audit.Act{Name: "endpoint.reject"}
+	if _, err := c.enter(ctx, who, access.EndpointsApprove, ref, &act); err != nil {
+		return nil, err
+	}
+	if err := checkReason(reason); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
+		switch {
+		case r.State == relay.EndpointPending || r.State == relay.EndpointUnverified:
+			c.erase(r, says(who, join(reasonRejected, reason)))
+		case r.Proposed != nil && r.State != relay.EndpointDeleted:
+			r.Proposed, r.UpdateTime = nil, c.now()
+		default:
+			return effect{}, stateError("reject", r, "nothing waits for approval")
+		}
+		return effect{settle: r.State == relay.EndpointDeleted, facts: map[string]string{"because": reason}}, nil
+	})
+}
+
+// PauseEndpoint stops sending; what comes is parked. It answers when nothing more is being sent. A paused one stays as it is.
+func (c *Control) PauseEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
+	act := audit.Act{Name: "endpoint.pause"}
+	if _, err := c.enter(ctx, who, access.EndpointsOperate, ref, &act); err != nil {
+		return nil, err
+	}
+	if err := checkReason(reason); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
+		switch {
+		case r.State == relay.EndpointPaused && (who.Role == access.Partner || !pausedByPartner(r)):
+			return effect{settle: true}, nil
+		case r.State == relay.EndpointActive || r.State == relay.EndpointSuspended || r.State == relay.EndpointPaused:
+			c.move(r, relay.EndpointPaused, says(who, reason))
+			return effect{settle: true, facts: map[string]string{"because": reason}}, nil
+		}
+		return effect{}, stateError("pause", r, "it must be active")
+	})
+}
+
+// ResumeEndpoint sends again. A partner can resume what itself paused, or what the relay suspended.
+func (c *Control) ResumeEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
+	act := audit.Act{Name: "endpoint.resume"}
+	if _, err := c.enter(ctx, who, access.EndpointsOperate, ref, &act); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
+		switch {
+		case r.State == relay.EndpointActive:
+			return effect{}, nil
+		case r.State != relay.EndpointPaused && r.State != relay.EndpointSuspended:
+			return effect{}, stateError("resume", r, "it must be paused or suspended")
+		case who.Role == access.Partner && !saidBy(r, who.Account) && !saidBy(r, access.RelayAccount):
+			return effect{}, stateError("resume", r, "an operator has to resume what an operator paused")
+		}
+		c.move(r, relay.EndpointActive, "")
+		return effect{}, nil
+	})
+}
+
+// SuspendEndpoint stops an active endpoint because of what its receiver did. It does not wait for the owner, which may be
+// who calls it. One that is not active stays as it is.
+func (c *Control) SuspendEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
+	act := audit.Act{Name: "endpoint.suspend"}
+	if _, err := c.enter(ctx, who, access.EndpointsApprove, ref, &act); err != nil {
+		return nil, err
+	}
+	if err := checkReason(reason); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
+		if r.State != relay.EndpointActive {
+			return effect{}, nil
+		}
+		c.move(r, relay.EndpointSuspended, says(who, reason))
+		return effect{facts: map[string]string{"because": reason}}, nil
+	})
+}
+
+// DeleteEndpoint ends an endpoint and forgets its secrets; a tombstone stays so that the owner can cancel what is open.
+// It answers when nothing more is being sent. A deleted one stays as it is; a contained one only an operator can delete.
+func (c *Control) DeleteEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
+	act := audit.Act{Name: "endpoint.delete"}
+	if _, err := c.enter(ctx, who, access.EndpointsWrite, ref, &act); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
+		switch {
+		case r.State == relay.EndpointDeleted:
+			return effect{settle: true}, nil
+		case r.State == relay.EndpointContained && who.Role == access.Partner:
+			return effect{}, stateError("delete", r, "an operator has to release it first")
+		}
+		c.erase(r, says(who, ""))
+		return effect{settle: true}, nil
+	})
+}
+
+// TestEndpoint sends one signed synthetic event to an active endpoint, now, and tells what came of it.
+func (c *Control) TestEndpoint(ctx context.Context, who access.Caller, ref Ref) (attempt relay.Attempt, verdict relay.Verdict, err error) {
+	act := audit.Act{Name: "endpoint.test"}
+	e, err := c.enter(ctx, who, access.EndpointsOperate, ref, &act)
+	if err != nil {
+		return attempt, verdict, err
+	}
+	if e.State != relay.EndpointActive {
+		return attempt, verdict, stateError("test", e.Record, "only active endpoints are sent to")
+	}
+	if e.Err != nil {
+		return attempt, verdict, &StateError{Act: "test", State: string(e.State), Reason: "it cannot be used: " + e.Err.Error()}
+	}
+	err = c.act(ctx, who, act, func() (map[string]string, error) {
+		attempt, verdict, err = c.Tester.Test(ctx, e)
+		return map[string]string{"verdict": string(verdict.Kind), "because": string(verdict.Reason), "status": fmt.Sprint(attempt.StatusCode)}, err
+	})
+	return attempt, verdict, err
+}
+
+// enter checks the caller, finds the endpoint, and completes the act with both.
+func (c *Control) enter(ctx context.Context, who access.Caller, scope access.Scope, ref Ref, act *audit.Act) (*registry.Endpoint, error) {
+	act.Object = clip(ref.ID)
+	if err := c.allow(ctx, who, scope, *act); err != nil {
+		return nil, err
+	}
+	e, err := c.find(who, ref)
+	if err != nil {
+		return nil, c.refuse(ctx, who, *act, err)
+	}
+	act.Tenant = e.Tenant
+	return e, nil
+}
+
+// effect is what a change of a record asks for beside being kept.
+type effect struct {
+	settle bool              // answer only when nothing is sent any more under what was before
+	facts  map[string]string // for the audit log
+}
+
+// change does an act on the latest record of an endpoint. Doing again what was done settles again: the first caller may
+// not have had its answer.
+func (c *Control) change(ctx context.Context, who access.Caller, ref Ref, act audit.Act, fn func(*registry.Record) (effect, error)) (e *registry.Endpoint, err error) {
+	err = c.act(ctx, who, act, func() (map[string]string, error) {
+		var done effect
+		var state relay.EndpointState
+		e, err = c.Registry.Change(ctx, ref.ID, ref.ETag, func(r *registry.Record) (err error) {
+			if r.Tenant != act.Tenant {
+				return registry.ErrNotFound
+			}
+			done, err = fn(r)
+			state = r.State
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		facts := map[string]string{"state": string(state), "revision": fmt.Sprint(e.Revision)}
+		maps.Copy(facts, done.facts)
+		if done.settle {
+			err = c.settle(ctx, e)
+		}
+		return facts, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func (c *Control) settle(ctx context.Context, e *registry.Endpoint) error {
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	if err := c.Owners.Settle(ctx, e.Tenant, e.Revision); err != nil {
+		return fmt.Errorf("%w: the endpoint is %s, but that nothing more is sent is not confirmed: %w", ErrUnavailable, e.State, err)
+	}
+	return nil
+}
+
+func (c *Control) move(r *registry.Record, to relay.EndpointState, reason string) {
+	r.State, r.StateReason, r.UpdateTime = to, reason, c.now()
+}
+
+// erase makes a tombstone: who it was and where it went stays, its secrets do not.
+func (c *Control) erase(r *registry.Record, reason string) {
+	c.move(r, relay.EndpointDeleted, reason)
+	r.Proposed, r.Keys = nil, nil
+	r.Settings.Headers, r.Settings.BasicPass, r.Settings.Bearer = nil, nil, nil
+}
+
+// says is a reason with who gave it. An account holds no space, so that saidBy cannot be misled by a reason.
+func says(who access.Caller, reason string) string { return join("by "+who.Account, reason) }
+
+func saidBy(r *registry.Record, account string) bool {
+	return r.StateReason == "by "+account || strings.HasPrefix(r.StateReason, "by "+account+": ")
+}
+
+func pausedByPartner(r *registry.Record) bool { return saidBy(r, r.Registrant) }
+
+func join(first, more string) string {
+	if more == "" {
+		return first
+	}
+	return first + ": " + more
+}
+
+func checkReason(reason string) error {
+	var bad relay.Invalid
+	text(&bad, "reason", reason, maxReason, false)
+	return bad.Err()
+}
+
+func stateError(act string, r *registry.Record, reason string) error {
+	return &StateError{Act: act + " the endpoint", State: string(r.State), Reason: reason}
+}
