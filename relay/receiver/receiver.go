@@ -21,8 +21,8 @@
 //	200  it was handled before                               delivered
 //	400  not what a sender writes: a header or framing       dead
 //	401  unsigned, stale, or no trusted key's signature      tried again (a clock or a key may be put right)
+//	401  the very same signed request again: a replay        tried again
 //	405  not a POST                                          -
-//	409  the very same signed request again: a replay        -
 //	413  larger than allowed                                 dead
 //	422  OnEvent returned ErrRejected                        dead
 //	424  a chunk whose predecessors are not here (any more)  the set from its first chunk
@@ -142,7 +142,9 @@ type answer struct {
 	after  int // Retry-After in seconds, 0 for none
 }
 
-// The answers. They tell a caller no more than its own request did.
+// The answers. They tell a caller no more than its own request did. A replay gets a status that its sender repeats:
+// two attempts within the unit of the scheme's time, such as a second, look alike, and the one after them must find out
+// that the delivery was handled.
 var (
 	handled    = answer{status: http.StatusNoContent}
 	kept       = answer{http.StatusAccepted, "chunk kept", 0}
@@ -150,7 +152,7 @@ var (
 	malformed  = answer{http.StatusBadRequest, "malformed", 0}
 	unverified = answer{http.StatusUnauthorized, "not verified", 0}
 	notPost    = answer{http.StatusMethodNotAllowed, "only POST", 0}
-	replayed   = answer{http.StatusConflict, "replayed", 0}
+	replayed   = answer{http.StatusUnauthorized, "replayed", 0}
 	tooLarge   = answer{http.StatusRequestEntityTooLarge, "too large", 0}
 	rejected   = answer{http.StatusUnprocessableEntity, "rejected", 0}
 	setLost    = answer{http.StatusFailedDependency, "earlier chunks are missing", 0}

@@ -120,11 +120,11 @@ func TestHandsOverOnce(t *testing.T) {
 			now := time.Now()
 			first := signer.Message{ID: "dlv_1", Body: []byte(`{"type":"contact.updated"}`), Time: now}
 			p.expect("first", p.serve(p.request(first)).Code, http.StatusNoContent)
-			p.expect("the very same", p.serve(p.request(first)).Code, http.StatusConflict)
+			p.expect("the very same", p.serve(p.request(first)).Code, http.StatusUnauthorized)
 			again := first
 			again.Time = now.Add(2 * time.Second)
 			p.expect("another attempt", p.serve(p.request(again)).Code, http.StatusOK)
-			p.expect("the other attempt again", p.serve(p.request(again)).Code, http.StatusConflict)
+			p.expect("the other attempt again", p.serve(p.request(again)).Code, http.StatusUnauthorized)
 			p.expect("another delivery", p.send("dlv_2", `{}`), http.StatusNoContent)
 			if len(p.got) != 2 || p.got[0].ID != "dlv_1" || string(p.got[0].Body) != `{"type":"contact.updated"}` ||
 				p.got[0].ContentType != "application/json" || p.got[0].KeyID != p.signer.KeyID() || p.got[0].Chunks != 0 ||
@@ -214,7 +214,7 @@ func TestFailuresAreRepeated(t *testing.T) {
 	p.expect("a rejection", p.serve(p.request(m)).Code, http.StatusUnprocessableEntity)
 	p.answer = nil
 	p.expect("the same attempt, after failures", p.serve(p.request(m)).Code, http.StatusNoContent)
-	p.expect("and once it is handled", p.serve(p.request(m)).Code, http.StatusConflict)
+	p.expect("and once it is handled", p.serve(p.request(m)).Code, http.StatusUnauthorized)
 }
 
 func TestPanicLeavesNothingBegun(t *testing.T) {
@@ -311,7 +311,7 @@ func TestChunks(t *testing.T) {
 			p.expect("the last", p.sendChunk(set, set.Total(), now.Add(time.Second)), http.StatusNoContent)
 			p.expect("the last again", p.sendChunk(set, set.Total(), now.Add(3*time.Second)), http.StatusOK)
 			p.expect("the first again", p.sendChunk(set, 1, now.Add(3*time.Second)), http.StatusOK)
-			p.expect("a replay", p.sendChunk(set, set.Total(), now.Add(time.Second)), http.StatusConflict)
+			p.expect("a replay", p.sendChunk(set, set.Total(), now.Add(time.Second)), http.StatusUnauthorized)
 			if len(p.got) != 1 || !bytes.Equal(p.got[0].Body, doc) || p.got[0].ID != "dlv_1" || p.got[0].Chunks != set.Total() {
 				t.Fatalf("handed over %d deliveries", len(p.got))
 			}

@@ -89,13 +89,13 @@ func (c *Courier) Handle(ctx context.Context, d *relay.Delivery) (relay.Attempt,
 }
 
 // Send makes one attempt of a parcel: one POST of chunk i, counted from 0; a delivery that is whole has only chunk 0.
-// It returns within the endpoint's timeout. The attempt's number counts on from the delivery's Attempts, one for each
-// chunk since the parcel's Next.
+// It returns within the endpoint's timeout. The attempt's number counts on from what the delivery's Attempts were
+// when it was packed, one for each chunk since the parcel's Next.
 //
 // The verdict of a chunk that was accepted, but is not the last, is Done with CHUNK_ACCEPTED: see Parcel.After.
 // Where ctx ends the attempt it is Later with INTERRUPTED.
 func (c *Courier) Send(ctx context.Context, p *Parcel, i int) (relay.Attempt, relay.Verdict) {
-	a := relay.Attempt{Number: p.delivery.Attempts + 1 + max(0, i-p.next), StartTime: c.options.Clock()}
+	a := relay.Attempt{Number: p.attempts + 1 + max(0, i-p.next), StartTime: c.options.Clock()}
 	if p.set != nil {
 		a.Chunk, a.ChunkTotal = i+1, p.set.Total()
 	}

@@ -18,6 +18,7 @@ type Parcel struct {
 	contentType string
 	set         *chunk.Set // nil where the delivery is whole
 	next        int        // from 0
+	attempts    int        // made before
 }
 
 // Pack makes a delivery ready to be sent. It is pure: the same delivery makes the same parcel.
@@ -33,7 +34,7 @@ func (c *Courier) Pack(d *relay.Delivery) (*Parcel, relay.Verdict) {
 	if ep.Signer == nil {
 		return nil, park(relay.ReasonCredentialFailed)
 	}
-	p := &Parcel{delivery: d}
+	p := &Parcel{delivery: d, attempts: d.Attempts}
 	p.body, p.contentType = render(d)
 	if len(p.body) <= chunkBytes(ep) {
 		return p, relay.Verdict{}

@@ -61,11 +61,13 @@ func newMask(secrets ...string) *mask {
 		if len(s) < shortSecret {
 			continue
 		}
-		m.secrets = append(m.secrets, s)
+		forms := []string{s}
 		if quoted, err := json.Marshal(s); err == nil {
-			m.secrets = append(m.secrets, string(quoted[1:len(quoted)-1]))
+			forms = append(forms, string(quoted[1:len(quoted)-1]))
 		}
-		m.secrets = append(m.secrets, strings.ReplaceAll(s, "/", `\/`))
+		for _, form := range forms { // some encoders escape the slash, too
+			m.secrets = append(m.secrets, form, strings.ReplaceAll(form, "/", `\/`))
+		}
 	}
 	slices.SortFunc(m.secrets, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) })
 	m.secrets = slices.Compact(m.secrets)
