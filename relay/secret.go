@@ -5,17 +5,26 @@ import "log/slog"
 const redacted = "[secret]"
 
 // Secret is text that must not be shown: a header's value, a password. It prints, logs and marshals as "[secret]";
-// Reveal is the only way to its content.
-type Secret struct{ text string }
+// Reveal is the only way to its content. Behind two pointers it is out of reach for fmt also where a Secret is an unexported
+// field, whose methods fmt cannot call. Compare what Reveal gives, not Secrets.
+type Secret struct{ text **string }
 
 // NewSecret wraps text.
-func NewSecret(text string) Secret { return Secret{text} }
+func NewSecret(text string) Secret {
+	p := &text
+	return Secret{&p}
+}
 
 // Reveal is the text itself.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return **s.text
+}
 
 // Empty tells whether there is no text.
-func (s Secret) Empty() bool { return s.text == "" }
+func (s Secret) Empty() bool { return s.Reveal() == "" }
 
 // String, GoString, MarshalText and LogValue show that there is a secret, and nothing of it.
 func (s Secret) String() string { return redacted }

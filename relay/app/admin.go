@@ -1,0 +1,56 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// admin serves /metrics, /healthz and /readyz.
+func (a *App) admin() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Write([]byte(`{"status":"ok"}` + "\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		parts := a.Readiness(r.Context())
+		w.Header().Set("Content-Type", "application/json")
+		if !parts.Ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		json.NewEncoder(w).Encode(parts)
+	})
+	return mux
+}
+
+// Readiness says whether the process can do its work, and which part is degraded.
+type Readiness struct {
+	Ready   bool   `json:"ready"`
+	Version string `json:"version"`
+	// Journal must be ok: without it nothing is accepted and nothing sent.
+	Journal string `json:"journal"`
+	// View may be degraded: deliveries go on, and lists and look-ups fail.
+	View string `json:"view"`
+}
+
+// readinessWithin bounds how long a part may take to say that it is well.
+const readinessWithin = 2 * time.Second
+
+// Readiness asks each part.
+func (a *App) Readiness(ctx context.Context) Readiness {
+	ctx, cancel := context.WithTimeout(ctx, readinessWithin)
+	defer cancel()
+	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", View: "ok"}
+	if st := a.journal.Status(ctx); !st.Healthy() {
+		r.Ready, r.Journal = false, st.Problem()
+	}
+	if err := a.view.Ping(ctx); err != nil {
+		r.View = "degraded: cannot be reached"
+	}
+	return r
+}

@@ -1,0 +1,393 @@
+// Package app puts a Sealpost process together: it is the only place that wires. It promises that what New has opened Stop
+// closes, in the opposite order, also when New failed half-way; that a process which cannot keep its promises any more (the
+// journal failed) ends instead of going on; and that nothing listens before everything behind it works.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/access"
+	"github.com/sealpost/sealpost/relay/internal/api"
+	"github.com/sealpost/sealpost/relay/internal/audit"
+	"github.com/sealpost/sealpost/relay/internal/control"
+	"github.com/sealpost/sealpost/relay/internal/courier"
+	"github.com/sealpost/sealpost/relay/internal/egress"
+	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/keys"
+	"github.com/sealpost/sealpost/relay/internal/lane"
+	"github.com/sealpost/sealpost/relay/internal/ledger"
+	"github.com/sealpost/sealpost/relay/internal/partition"
+	"github.com/sealpost/sealpost/relay/internal/pki"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+	"github.com/sealpost/sealpost/relay/internal/retry"
+)
+
+// Names inside the data folder.
+const (
+	fileOperatorToken = "operator.token"
+	fileSecretsKey    = "secrets.key"
+	folderCA          = "ca"
+	folderJournal     = "journal"
+)
+
+// App is one Sealpost process.
+type App struct {
+	o         Options
+	log       *slog.Logger
+	metrics   *prometheus.Registry
+	journal   *journal.Journal
+	keys      *keys.Root
+	ca        *pki.CA
+	guard     *egress.Guard
+	registry  *registry.Registry
+	access    *access.Keeper
+	view      relay.Ledger
+	hub       *ledger.Hub
+	projector []*ledger.Projector
+	courier   *courier.Courier
+	control   *control.Control
+	api       *api.Server
+	listeners []listener
+
+	cleanups []cleanup // in the order of opening
+}
+
+type cleanup struct {
+	name string
+	run  func(context.Context) error
+}
+
+// New opens everything and listens, but serves nothing yet. On an error everything is closed again.
+func New(ctx context.Context, o Options) (a *App, err error) {
+	o, err = o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	a = &App{o: o, log: o.Logger, metrics: prometheus.NewRegistry()}
+	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close(context.WithoutCancel(ctx)))
+		}
+	}()
+	for _, step := range []struct {
+		name string
+		open func(context.Context) error
+	}{
+		{"data folder", a.openFolder},
+		{"journal", a.openJournal},
+		{"registry", a.openRegistry},
+		{"accounts", a.openAccess},
+		{"view", a.openView},
+		{"courier", a.openCourier},
+		{"control", a.openControl},
+		{"listeners", a.listen},
+	} {
+		if err := step.open(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return a, nil
+}
+
+// onClose adds what Stop does, before all that was added earlier.
+func (a *App) onClose(name string, run func(context.Context) error) {
+	a.cleanups = append(a.cleanups, cleanup{name, run})
+}
+
+// close undoes what was opened, the last first.
+func (a *App) close(ctx context.Context) error {
+	var errs []error
+	for i := len(a.cleanups) - 1; i >= 0; i-- {
+		if err := a.cleanups[i].run(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", a.cleanups[i].name, err))
+		}
+	}
+	a.cleanups = nil
+	return errors.Join(errs...)
+}
+
+func (a *App) openFolder(context.Context) (err error) {
+	if err := os.MkdirAll(a.o.Data, 0o700); err != nil {
+		return err
+	}
+	if a.keys, _, err = keys.OpenFile(a.path(fileSecretsKey)); err != nil {
+		return err
+	}
+	a.ca, err = pki.Open(a.path(folderCA), a.o.Clock)
+	return err
+}
+
+func (a *App) path(name string) string { return filepath.Join(a.o.Data, name) }
+
+func (a *App) openJournal(ctx context.Context) (err error) {
+	j, n := a.o.Journal, a.o.NATS
+	options := journal.Options{
+		URL: n.URL, Durability: journal.Durability(n.Durability), Replicas: n.Replicas, Credentials: n.Credentials,
+		Partitions: j.Partitions, EventsMaxBytes: j.EventsMaxBytes, OutcomesMaxBytes: j.OutcomesMaxBytes,
+		// A record holds the event's fields beside its data.
+		DedupWindow: j.DedupWindow, MaxEventBytes: j.MaxEventBytes + 64<<10, MaxUncommittedBytes: j.MaxUncommittedBytes,
+		MinFreeDisk: j.MinFreeDisk, Clock: a.o.Clock, Logger: a.log,
+	}
+	if n.URL == "" {
+		options.Dir = a.path(folderJournal)
+	}
+	if options.TLS, err = natsTLS(n); err != nil {
+		return err
+	}
+	if a.journal, err = journal.Open(ctx, options); err != nil {
+		return err
+	}
+	a.onClose("journal", a.journal.Close)
+	return nil
+}
+
+func (a *App) openRegistry(ctx context.Context) error {
+	bucket, err := a.journal.Bucket(ctx, "ENDPOINTS")
+	if err != nil {
+		return err
+	}
+	a.registry, err = registry.Open(ctx, bucket, a.keys, registry.Options{Insecure: a.o.Dev, Now: a.o.Clock, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	a.onClose("registry", func(context.Context) error { a.registry.Close(); return nil })
+	if a.o.Dev {
+		return a.registry.MarkDev(ctx)
+	}
+	n, err := a.registry.LeaveDev(ctx, a.o.Clock())
+	if n > 0 {
+		a.log.Warn("the data folder was used with --dev: endpoints were put back to pending", "endpoints", n)
+	}
+	return err
+}
+
+func (a *App) openAccess(ctx context.Context) error {
+	bucket, err := a.journal.Bucket(ctx, "TOKENS")
+	if err != nil {
+		return err
+	}
+	if a.access, err = access.Open(ctx, bucket, access.Options{Now: a.o.Clock, Logger: a.log}); err != nil {
+		return err
+	}
+	a.onClose("accounts", func(context.Context) error { a.access.Close(); return nil })
+	made, err := a.access.Bootstrap(ctx, a.path(fileOperatorToken))
+	if made {
+		a.log.Info("operator token written", "file", a.path(fileOperatorToken))
+	}
+	return err
+}
+
+func (a *App) openView(ctx context.Context) (err error) {
+	if a.view, err = a.o.OpenView(ctx, a.o.Redis, a.log); err != nil {
+		return err
+	}
+	a.onClose("view", func(context.Context) error { return a.view.Close() })
+	a.hub = &ledger.Hub{}
+	metrics := ledger.NewMetrics(a.metrics)
+	for p := range a.journal.Partitions() {
+		a.projector = append(a.projector, ledger.NewProjector(p, a.journal.Outcomes(p), a.view, a.hub, a.log, metrics))
+	}
+	return nil
+}
+
+func (a *App) openCourier(context.Context) error {
+	certs, err := newClientCerts(a.ca, a.o.ClientCert, a.o.Clock)
+	if err != nil {
+		return err
+	}
+	a.guard = &egress.Guard{Allow: a.o.Egress.Allow, Ports: a.o.Egress.Ports}
+	if a.o.Dev {
+		a.guard.Allow = append(a.guard.Allow, loopback...)
+	}
+	pool := egress.NewPool(egress.Options{Guard: a.guard})
+	a.onClose("connections", func(context.Context) error { pool.Close(); return nil })
+	a.courier, err = courier.New(courier.Options{
+		Pool: pool, ClientCertificates: certs.of, PlainHTTP: a.o.Dev, Version: a.o.Version, Clock: a.o.Clock, Logger: a.log,
+	})
+	return err
+}
+
+func (a *App) openControl(context.Context) (err error) {
+	a.control, err = control.New(control.Options{
+		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
+		Audit: audit.New(a.journal.Audit(), a.o.Clock), Ledger: a.view,
+		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub},
+		Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	conf, err := a.o.TLS.config()
+	if err != nil {
+		return err
+	}
+	a.api, err = api.New(api.Options{
+		Auth: a.access, Events: a.control, Endpoints: a.control, Deliveries: a.control, Tokens: a.control,
+		TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
+	})
+	return err
+}
+
+// Run serves until ctx ends, and then stops in order: nothing new is accepted, what is in flight has StopGrace to end, and what
+// became of it is durable before Run returns. ready is called once everything serves.
+func (a *App) Run(ctx context.Context, ready func()) error {
+	defer a.log.Info("stopped")
+	working, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	group, failing := errgroup.WithContext(working)
+
+	relaying, endRelaying := context.WithCancel(failing)
+	projecting, endProjecting := context.WithCancel(failing)
+	defer endRelaying()
+	defer endProjecting()
+
+	relays, _ := errgroup.WithContext(relaying)
+	if a.o.Role != RoleAPI {
+		metrics := partition.NewMetrics(a.metrics)
+		for p := range a.journal.Partitions() {
+			relays.Go(func() error { return a.own(relaying, p, metrics) })
+		}
+	}
+	group.Go(relays.Wait)
+	if a.o.Role != RoleAPI {
+		for _, p := range a.projector {
+			group.Go(func() error { return p.Run(projecting) })
+		}
+		group.Go(func() error { return a.keepTrimmed(projecting) })
+	}
+	for _, l := range a.listeners {
+		group.Go(l.serve)
+	}
+	group.Go(func() error {
+		select {
+		case <-a.journal.Failed():
+			return fmt.Errorf("the journal failed: %w", a.journal.Err())
+		case <-projecting.Done():
+			return nil
+		}
+	})
+	if ready != nil {
+		ready()
+	}
+
+	select {
+	case <-ctx.Done():
+		a.log.Info("stopping")
+	case <-failing.Done():
+	}
+	// No more is accepted; what was accepted is answered.
+	stopping, cancel := context.WithTimeout(working, a.o.StopGrace)
+	defer cancel()
+	a.api.Health().Shutdown()
+	for _, l := range a.listeners {
+		l.stop(stopping)
+	}
+	endRelaying()
+	err := relays.Wait()
+	a.catchUp(stopping)
+	endProjecting()
+	return errors.Join(err, group.Wait(), a.close(working))
+}
+
+// own runs a partition, and again when it ended with an error that another start may mend.
+func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error {
+	limits := lane.DefaultLimits()
+	defaultTo(&a.o.Delivery.InFlight, limits.InFlight)
+	defaultTo(&a.o.Delivery.LaneBytes, limits.Bytes)
+	limits.InFlight = max(1, a.o.Delivery.InFlight/a.journal.Partitions())
+	limits.Bytes = max(1<<20, a.o.Delivery.LaneBytes/a.journal.Partitions())
+	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
+		backoff.WithMaxElapsedTime(0))
+	for {
+		began := time.Now()
+		err := partition.Run(ctx, partition.Options{
+			Partition: p, Journal: a.journal, Registry: a.registry, Courier: a.courier, Suspend: a.suspend,
+			Projected: a.projector[p].Position, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
+			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age,
+			StopGrace: a.o.StopGrace, Clock: a.o.Clock, Logger: a.log, Metrics: metrics,
+		})
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if a.journal.Err() != nil {
+			return err
+		}
+		a.log.Error("partition stopped, will be owned again", "error", err)
+		if time.Since(began) > time.Minute {
+			wait.Reset()
+		}
+		select {
+		case <-time.After(wait.NextBackOff()):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// suspend stops an endpoint whose receiver said that it is gone.
+func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reason) {
+	if err := a.control.SuspendEndpoint(ctx, endpointID, reason); err != nil && ctx.Err() == nil {
+		a.log.Error("endpoint not suspended", "endpoint", endpointID, "error", err)
+	}
+}
+
+// catchUp waits until the view has all outcomes, or ctx ends: what it lacks it gets at the next start.
+func (a *App) catchUp(ctx context.Context) {
+	for p, projector := range a.projector {
+		upTo, err := a.journal.Outcomes(p).Synced(ctx)
+		for err == nil && projector.Position() < upTo && ctx.Err() == nil {
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// trimEvery is how often the view and the registry let go of what is past its time.
+const trimEvery = 10 * time.Minute
+
+func (a *App) keepTrimmed(ctx context.Context) error {
+	ticker := time.NewTicker(trimEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		before := a.o.Clock().Add(-a.o.Retention.Age)
+		n, err := a.view.Trim(ctx, before, max(0, a.o.Retention.ViewBytes))
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("view not trimmed", "error", err)
+		} else if n > 0 {
+			a.log.Info("view trimmed", "removed", n)
+		}
+		if _, err := a.access.Purge(ctx, before); err != nil && ctx.Err() == nil {
+			a.log.Warn("ended tokens not purged", "error", err)
+		}
+	}
+}
+
+// Addresses are those listened on, by name: grpc, http, admin.
+func (a *App) Addresses() map[string]net.Addr {
+	out := map[string]net.Addr{}
+	for _, l := range a.listeners {
+		out[l.name] = l.Addr()
+	}
+	return out
+}

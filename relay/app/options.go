@@ -1,0 +1,234 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/retry"
+)
+
+// Options are everything a Sealpost process is run with. The zero value of each field is a good one; the comments are the
+// manual of the configuration file, whose keys are the names in the tags.
+type Options struct {
+	// Data is the folder that holds everything Sealpost keeps: the journal, the keys, the built-in CA, the embedded view.
+	// Default ./sealpost-data.
+	Data string `yaml:"data"`
+
+	// GRPC, HTTP and Admin are the addresses listened on: the API over gRPC, the API over REST, and metrics with health.
+	// Defaults 127.0.0.1:7780, 127.0.0.1:7781, 127.0.0.1:7782. An address that is not loopback needs TLS.
+	GRPC  string `yaml:"grpc"`
+	HTTP  string `yaml:"http"`
+	Admin string `yaml:"admin"`
+
+	// TLS is for all three listeners.
+	TLS ListenerTLS `yaml:"tls"`
+
+	// Dev allows http:// and loopback endpoints and makes endpoints active at once. It marks the data folder: without it, the next
+	// start puts every endpoint back to pending. Listeners must be loopback.
+	Dev bool `yaml:"dev"`
+
+	NATS    NATS    `yaml:"nats"`
+	Journal Journal `yaml:"journal"`
+
+	// Redis is the URL of the view: redis://, rediss://, redis+cluster:// or rediss+cluster://, with ?prefix=. Default: a
+	// store in the data folder.
+	Redis string `yaml:"redis"`
+
+	// Role is what this process does: "all", "api" or "relay". Default all. The others need an external NATS and Redis.
+	Role string `yaml:"role"`
+
+	Egress     Egress     `yaml:"egress"`
+	Delivery   Delivery   `yaml:"delivery"`
+	Retention  Retention  `yaml:"retention"`
+	ClientCert ClientCert `yaml:"clientCertificate"`
+
+	// StopGrace is how long a stop waits for what is in flight. Default 20s.
+	StopGrace time.Duration `yaml:"stopGrace"`
+
+	// OpenView opens the view at a URL or folder; required. (store.Open is the one.)
+	OpenView func(ctx context.Context, url string, log *slog.Logger) (relay.Ledger, error) `yaml:"-"`
+	// Version is this build's.
+	Version string `yaml:"-"`
+	// Logger gets everything; default slog.Default().
+	Logger *slog.Logger `yaml:"-"`
+	// Clock is for tests of what takes days; default time.Now.
+	Clock func() time.Time `yaml:"-"`
+}
+
+// ListenerTLS names the certificate of our own listeners.
+type ListenerTLS struct {
+	// Cert and Key are PEM files.
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// AllowTLS12 admits TLS 1.2 beside 1.3.
+	AllowTLS12 bool `yaml:"allowTls12"`
+}
+
+// NATS is an external server; without a URL the embedded one is used.
+type NATS struct {
+	// URL is nats://host:4222[,nats://...] or tls://...
+	URL string `yaml:"url"`
+	// Durability is what the server does before it acknowledges: "fsync" or "replicated". It must be declared with URL.
+	Durability string `yaml:"durability"`
+	// Replicas of each stream. Default 1, or 3 with "replicated".
+	Replicas int `yaml:"replicas"`
+	// Credentials is a NATS credentials file.
+	Credentials string `yaml:"credentials"`
+	// CA is a PEM file of roots for a tls:// server; default the system's.
+	CA string `yaml:"ca"`
+}
+
+// Journal bounds the logs.
+type Journal struct {
+	// Partitions share the tenants. Default 1; fixed for the life of a journal.
+	Partitions int `yaml:"partitions"`
+	// EventsMaxBytes and OutcomesMaxBytes bound each partition's logs. A full log refuses. Defaults 32 and 16 GiB.
+	EventsMaxBytes   int64 `yaml:"eventsMaxBytes"`
+	OutcomesMaxBytes int64 `yaml:"outcomesMaxBytes"`
+	// DedupWindow is how long a repeated event id gets the first answer. Default 10m, at most 24h; an id takes about 230 bytes of
+	// memory.
+	DedupWindow time.Duration `yaml:"dedupWindow"`
+	// MaxEventBytes bounds an event's data. Default 8 MiB.
+	MaxEventBytes int `yaml:"maxEventBytes"`
+	// MaxUncommittedBytes bounds what waits for its sync; beyond it Publish answers RESOURCE_EXHAUSTED. Default 64 MiB.
+	MaxUncommittedBytes int64 `yaml:"maxUncommittedBytes"`
+	// MinFreeDisk refuses events below so many free bytes. Default max(1 GiB, 5 % of the disk); -1 for no check.
+	MinFreeDisk int64 `yaml:"minFreeDisk"`
+}
+
+// Egress says where deliveries may go.
+type Egress struct {
+	// Allow are CIDRs that may be dialled although they are not public.
+	Allow []netip.Prefix `yaml:"allow"`
+	// Ports restricts the ports that may be dialled; default any.
+	Ports []uint16 `yaml:"ports"`
+}
+
+// Delivery bounds the lanes.
+type Delivery struct {
+	// InFlight and LaneBytes bound the attempts under way and the bodies in memory. Defaults 512 and 256 MiB.
+	InFlight  int `yaml:"inFlight"`
+	LaneBytes int `yaml:"laneBytes"`
+	// RetryIntervals are the waits after the first, second, ... failed attempt; the last repeats. Default 5s, 30s, 2m, 10m,
+	// 30m, 1h, 2h, 4h, 8h, 12h.
+	RetryIntervals []time.Duration `yaml:"retryIntervals"`
+	// SyncEvery is how long outcomes are gathered for one sync. Default 50ms.
+	SyncEvery time.Duration `yaml:"syncEvery"`
+	// CheckpointEvery is how often the open deliveries are saved. Default 10s.
+	CheckpointEvery time.Duration `yaml:"checkpointEvery"`
+}
+
+// Retention says how long what is settled is kept.
+type Retention struct {
+	// Age of settled events, outcomes and deliveries in the view. Default 168h.
+	Age time.Duration `yaml:"age"`
+	// ViewBytes bounds the view. Default 8 GiB; -1 for no bound.
+	ViewBytes int64 `yaml:"viewBytes"`
+}
+
+// ClientCert is the certificate presented to endpoints; default: one for each, of the built-in CA.
+type ClientCert struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// Roles of a process.
+const (
+	RoleAll   = "all"
+	RoleAPI   = "api"
+	RoleRelay = "relay"
+)
+
+// withDefaults fills in and checks; the error names the key, as the configuration file has it.
+func (o Options) withDefaults() (Options, error) {
+	defaultTo(&o.Data, "sealpost-data")
+	defaultTo(&o.GRPC, "127.0.0.1:7780")
+	defaultTo(&o.HTTP, "127.0.0.1:7781")
+	defaultTo(&o.Admin, "127.0.0.1:7782")
+	defaultTo(&o.Role, RoleAll)
+	defaultTo(&o.StopGrace, 20*time.Second)
+	defaultTo(&o.Journal.Partitions, 1)
+	defaultTo(&o.Journal.MaxEventBytes, relay.DefaultMaxDataSize)
+	defaultTo(&o.Retention.Age, 7*24*time.Hour)
+	defaultTo(&o.Retention.ViewBytes, 8<<30)
+	defaultTo(&o.Version, "dev")
+	if o.Redis == "" {
+		o.Redis = filepath.Join(o.Data, "view")
+	} else if !strings.Contains(o.Redis, "://") {
+		return o, errors.New("redis: must be a URL such as redis://localhost:6379/0")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.OpenView == nil {
+		return o, errors.New("app: OpenView is required")
+	}
+	return o, o.check()
+}
+
+func (o *Options) check() error {
+	switch o.Role {
+	case RoleAll:
+	case RoleAPI, RoleRelay:
+		if o.NATS.URL == "" || !strings.Contains(o.Redis, "://") {
+			return fmt.Errorf("role: %q shares its work with other processes and needs nats.url and redis", o.Role)
+		}
+	default:
+		return fmt.Errorf("role: %q is not one of all, api, relay", o.Role)
+	}
+	if (o.TLS.Cert == "") != (o.TLS.Key == "") {
+		return errors.New("tls: cert and key go together")
+	}
+	if (o.ClientCert.Cert == "") != (o.ClientCert.Key == "") {
+		return errors.New("clientCertificate: cert and key go together")
+	}
+	if err := (retry.Schedule{Intervals: o.Delivery.RetryIntervals}).Check(); err != nil {
+		return fmt.Errorf("delivery.retryIntervals: %w", err)
+	}
+	for key, address := range map[string]string{"grpc": o.GRPC, "http": o.HTTP, "admin": o.Admin} {
+		if err := o.checkListener(key, address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkListener refuses to listen to the world without TLS, or in --dev at all.
+func (o *Options) checkListener(key, address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%s: %q is not host:port", key, address)
+	}
+	if host == "localhost" {
+		return nil
+	}
+	ip, err := netip.ParseAddr(host)
+	if err == nil && ip.Unmap().IsLoopback() {
+		return nil
+	}
+	switch {
+	case o.Dev:
+		return fmt.Errorf("%s: with --dev only loopback addresses may be listened on, not %q", key, address)
+	case o.TLS.Cert == "":
+		return fmt.Errorf("%s: %q is not loopback and needs tls.cert and tls.key", key, address)
+	}
+	return nil
+}
+
+func defaultTo[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
