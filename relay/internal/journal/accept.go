@@ -154,18 +154,18 @@ func (e *Events) AcceptAll(ctx context.Context, entries []Entry) []Result {
 		e.AcceptAsync(entry, func(r Receipt, err error) { c <- answer{i, Result{r, err}} })
 	}
 	out := make([]Result, len(entries))
-	for i := range out {
-		out[i].Err = context.Canceled
+	open := make(map[int]bool)
+	for i := range entries {
+		open[i] = true
 	}
-	for range entries {
+	for len(open) > 0 {
 		select {
 		case a := <-c:
 			out[a.i] = a.Result
+			delete(open, a.i)
 		case <-ctx.Done():
-			for i := range out {
-				if out[i].Err == context.Canceled {
-					out[i].Err = ctx.Err()
-				}
+			for i := range open {
+				out[i].Err = ctx.Err()
 			}
 			return out
 		}
@@ -272,8 +272,8 @@ func (e *Events) write() {
 					p.ack.err = failed
 				}
 			}
-			if err := e.w.reset(); err != nil && e.j.nc.IsClosed() {
-				e.j.log.Debug("journal writer", "error", err)
+			if err := e.w.reset(); err != nil {
+				e.j.log.Warn("journal: new inbox", "error", err)
 			}
 		}
 		e.synced <- g

@@ -342,27 +342,26 @@ func TestAcceptAfterClose(t *testing.T) {
 // Any sequence of groups of ids and contents agrees with a map, over restarts.
 func TestAcceptModel(t *testing.T) {
 	t.Parallel()
-	root := t.TempDir()
+	o := Options{Dir: t.TempDir()}
+	j, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { shut(t, j) }()
 	var run int
+	var last uint64
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
-		o := Options{Dir: filepath.Join(root, strconv.Itoa(run))}
-		j, err := Open(t.Context(), o)
-		if err != nil {
-			rt.Fatal(err)
-		}
-		defer func() { shut(t, j) }()
 		type kept struct {
 			content string
 			r       Receipt
 		}
 		model := map[string]kept{}
-		last := uint64(0)
 		for range rapid.IntRange(1, 6).Draw(rt, "groups") {
 			var es []Entry
 			for range rapid.IntRange(1, 20).Draw(rt, "size") {
 				es = append(es, entry(
-					fmt.Sprint("id", rapid.IntRange(0, 15).Draw(rt, "id")),
+					fmt.Sprint("run", run, ".id", rapid.IntRange(0, 15).Draw(rt, "id")),
 					fmt.Sprint("content", rapid.IntRange(0, 2).Draw(rt, "content"))))
 			}
 			for i, got := range j.Events(0).AcceptAll(t.Context(), es) {
@@ -385,7 +384,7 @@ func TestAcceptModel(t *testing.T) {
 					}
 				}
 			}
-			if rapid.IntRange(0, 4).Draw(rt, "reopen") == 0 {
+			if rapid.IntRange(0, 40).Draw(rt, "reopen") == 0 {
 				shut(t, j)
 				if j, err = Open(t.Context(), o); err != nil {
 					rt.Fatal(err)

@@ -18,40 +18,60 @@ type ack struct {
 	err       error
 }
 
-var (
-	errInProcess = errors.New("journal: an event of this id is being written")
-	ackSeq       = []byte(`"seq":`)
-	ackDuplicate = []byte(`"duplicate":`)
-	ackError     = []byte(`{"error"`)
-)
+var errInProcess = errors.New("journal: an event of this id is being written")
 
-// parseAck reads an acknowledgement, as the server writes it:
-// {"stream":"X", "seq":12,"duplicate": true} or {"error":{...},...}.
+// parseAck reads an acknowledgement.
 func parseAck(m *nats.Msg) ack {
 	if len(m.Data) == 0 {
 		return ack{err: fmt.Errorf("%w: no stream listens (status %q)", ErrUnavailable, m.Header.Get("Status"))}
 	}
-	if bytes.HasPrefix(m.Data, ackError) {
-		return ack{err: refusal(m.Data)}
+	if a, ok := plainAck(m.Data); ok {
+		return a
 	}
-	i := bytes.Index(m.Data, ackSeq)
-	if i < 0 {
+	return jsonAck(m.Data)
+}
+
+// plainAck reads what the server writes for a record it stored, or had stored,
+// {"stream":"X", "seq":12,"duplicate": true}, and leaves all else to jsonAck.
+func plainAck(b []byte) (a ack, ok bool) {
+	b, ok = bytes.CutPrefix(b, []byte(`{"stream":"`))
+	for ok && len(b) > 0 && ' ' < b[0] && b[0] <= '~' && b[0] != '"' && b[0] != '\\' {
+		b = b[1:]
+	}
+	b, found := bytes.CutPrefix(b, []byte(`", "seq":`))
+	if !ok || !found || len(b) == 0 || b[0] == '0' {
+		return ack{}, false
+	}
+	n := 0
+	for ; n < len(b) && n < 19 && '0' <= b[n] && b[n] <= '9'; n++ {
+		a.seq = a.seq*10 + uint64(b[n]-'0')
+	}
+	switch string(b[n:]) {
+	case "}":
+	case `,"duplicate": true}`:
+		a.duplicate = true
+	default:
+		return ack{}, false
+	}
+	return a, a.seq > 0
+}
+
+func jsonAck(b []byte) ack {
+	var r struct {
+		Error     json.RawMessage `json:"error"`
+		Seq       uint64          `json:"seq"`
+		Duplicate bool            `json:"duplicate"`
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return ack{err: fmt.Errorf("%w: acknowledgement: %w", ErrUnavailable, err)}
+	}
+	if len(r.Error) > 0 {
+		return ack{err: refusal(b)}
+	}
+	if r.Seq == 0 {
 		return ack{err: fmt.Errorf("%w: acknowledgement without a sequence", ErrUnavailable)}
 	}
-	rest := m.Data[i+len(ackSeq):]
-	for len(rest) > 0 && rest[0] == ' ' {
-		rest = rest[1:]
-	}
-	var a ack
-	for len(rest) > 0 && rest[0] >= '0' && rest[0] <= '9' {
-		a.seq = a.seq*10 + uint64(rest[0]-'0')
-		rest = rest[1:]
-	}
-	if a.seq == 0 {
-		return ack{err: fmt.Errorf("%w: acknowledgement without a sequence", ErrUnavailable)}
-	}
-	a.duplicate = bytes.Contains(rest, ackDuplicate)
-	return a
+	return ack{seq: r.Seq, duplicate: r.Duplicate}
 }
 
 // refusal translates an error of the JetStream API by its code

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-const bucketMaxBytes = 2 << 30
+const bucketMaxBytes = 1 << 30
 
 // Bucket is a small durable map whose values have revisions. A write returns
 // when it is durable. Keys are 1 to 200 of A-Za-z0-9_-/=. and do not begin or
@@ -113,7 +113,7 @@ func (b *Bucket) write(ctx context.Context, value []byte, put func(context.Conte
 	if err != nil {
 		return 0, bucketError(err)
 	}
-	return rev, b.log.disk.sync()
+	return rev, b.log.disk.rewritten()
 }
 
 // Keys lists the keys that are set, in no order.

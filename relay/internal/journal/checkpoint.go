@@ -26,8 +26,8 @@ const (
 	checkpointHead  = 1 + 8
 )
 
-// maxCheckpoint bounds one checkpoint; the log has room for several.
-const maxCheckpoint = 1 << 30
+// maxCheckpoint bounds one checkpoint; the log has room for three.
+const maxCheckpoint = 512 << 20
 
 // SaveCheckpoint replaces partition p's checkpoint; it returns when the new one
 // is durable. kill -9 at any moment leaves the former or the new one, whole.

@@ -21,7 +21,10 @@ import (
 //   - a stream's records are in <dir>/jetstream/$G/streams/<name>/msgs/<n>.blk,
 //     appended to the block of the highest n, and n only grows;
 //   - a record is written, by write(2), before it is acknowledged;
-//   - what deletes rewrite is a new file renamed over the old one;
+//   - what deletes rewrite is a new file renamed over the old one (an erased
+//     record's block is synced before; a bucket's, when superseded revisions are
+//     swept out, only after: the file system must not let a rename overtake the
+//     data, which ext4 by default and btrfs don't);
 //   - the folder's other files (index.db) are rebuilt from the blocks if they
 //     don't match.
 //
@@ -55,6 +58,21 @@ func (d *disk) sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.syncBlocks(); err != nil {
+		return d.fail(err)
+	}
+	return nil
+}
+
+// rewritten is sync for a stream in which the server replaces old blocks as
+// their records are superseded: it syncs every block.
+func (d *disk) rewritten() error {
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.newest = 0
+	if err := d.advance(); err != nil {
 		return d.fail(err)
 	}
 	return nil

@@ -30,8 +30,8 @@ const (
 	// follow each other: as short as does no harm.
 	idWindow = time.Second
 
-	auditMaxBytes       = 16 << 30
-	checkpointsMaxBytes = 8 << 30
+	auditMaxBytes       = 4 << 30
+	checkpointsMaxBytes = 2 << 30 // a former, a new and a half-written one
 )
 
 // Message is one record of a log. Its Payload is the reader's to keep.

@@ -133,7 +133,7 @@ func TestReadersSeeWhatIsDurable(t *testing.T) {
 func TestSweepModel(t *testing.T) {
 	t.Parallel()
 	j := open(t, Options{Dir: t.TempDir()})
-	const n = 3000
+	const n = 1600
 	fill(t, j, n, 100)
 	e := j.Events(0)
 	there := make(map[uint64]bool)
