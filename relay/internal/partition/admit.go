@@ -21,11 +21,11 @@ type routed struct {
 	err     error // the reader could not go on
 }
 
-// read reads EVENTS from the cursor on and has each event routed, as far ahead of the loop as memory allows. Only what is
+// read reads EVENTS from there on and has each event routed, as far ahead of the loop as memory allows. Only what is
 // durable is read: an event that a loss of power could still take back must not be sent, or its sequence would come to name
 // another event.
-func (l *loop) read(ctx context.Context) {
-	err := l.events.Read(ctx, l.state.Cursor()+1, func(m journal.Message) error {
+func (l *loop) read(ctx context.Context, from uint64) {
+	err := l.events.Read(ctx, from, func(m journal.Message) error {
 		ev, err := record.DecodeEvent(m.Payload, m.Seq, m.Time)
 		if err != nil {
 			return err

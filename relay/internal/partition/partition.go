@@ -161,7 +161,8 @@ func (l *loop) run(ctx context.Context) error {
 		return err
 	}
 	var beside sync.WaitGroup
-	beside.Go(func() { l.read(reading) })
+	from := l.state.Cursor() + 1
+	beside.Go(func() { l.read(reading, from) })
 	beside.Go(func() { l.fetch(work) })
 	beside.Go(func() { l.keepSynced(work) })
 	beside.Go(func() { l.watchRegistry(work) })
