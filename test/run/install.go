@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// program is one that tests start, with its package's name by package manager; the first is Debian's.
+type program struct {
+	name     string
+	why      string
+	packages map[string]string
+}
+
+var programs = []program{
+	{"redis-server", "the store suite runs on a real Redis", names("redis-server", "redis", "redis", "redis")},
+	{"redis-cli", "the store suite makes a Redis Cluster", names("redis-tools", "redis", "redis", "redis")},
+	{"gcc", "the race detector needs cgo", names("gcc", "gcc", "build-base", "gcc")},
+	{"node", "receivers in Node verify deliveries", names("nodejs", "nodejs", "nodejs", "node")},
+	{"python3", "receivers in Python verify deliveries", names("python3-venv", "python3", "python3", "python3")},
+}
+
+func names(apt, dnf, apk, brew string) map[string]string {
+	return map[string]string{"apt-get": apt, "dnf": dnf, "apk": apk, "brew": brew}
+}
+
+var managers = []struct {
+	name    string
+	update  []string
+	install []string
+	root    bool
+}{
+	{"apt-get", []string{"update", "-q"}, []string{"install", "-y", "-q", "--no-install-recommends"}, true},
+	{"dnf", nil, []string{"install", "-y"}, true},
+	{"apk", []string{"update"}, []string{"add"}, true},
+	{"brew", nil, []string{"install"}, false},
+}
+
+// installMissing installs the programs that are missing by the system's package manager, or says which are to be installed
+// by hand, and what for.
+func installMissing(ctx context.Context) error {
+	var missing []program
+	for _, p := range programs {
+		if path, err := exec.LookPath(p.name); err == nil {
+			fmt.Printf("%s: %s\n", p.name, path)
+		} else {
+			missing = append(missing, p)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	for _, m := range managers {
+		if _, err := exec.LookPath(m.name); err != nil {
+			continue
+		}
+		var as []string
+		if m.root && os.Geteuid() != 0 {
+			as = []string{"sudo", "-n"}
+		}
+		packages := m.install
+		for _, p := range missing {
+			fmt.Printf("%s is missing (%s): installing\n", p.name, p.why)
+			packages = append(packages, p.packages[m.name])
+		}
+		os.Setenv("DEBIAN_FRONTEND", "noninteractive")
+		for _, args := range [][]string{m.update, packages} {
+			if args == nil {
+				continue
+			}
+			all := append(append(as, m.name), args...)
+			if err := command(all[0], all[1:]...)(ctx); err != nil {
+				return errors.Join(err, byHand(missing))
+			}
+		}
+		return nil
+	}
+	return byHand(missing)
+}
+
+func byHand(missing []program) error {
+	var b strings.Builder
+	b.WriteString("install these programs and run again:")
+	for _, p := range missing {
+		fmt.Fprintf(&b, "\n  %s: %s", p.name, p.why)
+	}
+	return errors.New(b.String())
+}

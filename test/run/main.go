@@ -1,0 +1,143 @@
+// Command run installs what the tests need and runs them: formatting, vet, unit and property tests, the store suite against a
+// real Redis, end to end over real TCP and TLS, all under the race detector, and the crash tests on the real binary.
+//
+//	go run ./test/run            everything that a change must pass
+//	go run ./test/run -long      also longer rounds of crash tests, properties and fuzzing
+//	go run ./test/run -no-install   install nothing; a missing program fails the tests that need it
+//
+// A test that needs something that is missing fails; none is skipped.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"time"
+)
+
+func main() {
+	long := flag.Bool("long", false, "also longer rounds of crash tests, properties and fuzzing")
+	noInstall := flag.Bool("no-install", false, "install nothing")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *long, !*noInstall); err != nil {
+		fmt.Fprintln(os.Stderr, "FAILED:", err)
+		os.Exit(1)
+	}
+}
+
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+func run(ctx context.Context, long, install bool) error {
+	steps := []step{
+		{"formatting", unformatted},
+		{"vet", command("go", "vet", "./...")},
+		{"build without cgo", releaseBuild},
+		{"tests, race detector on", command("go", testArgs(long)...)},
+	}
+	if install {
+		steps = append([]step{{"programs that tests need", installMissing}}, steps...)
+	}
+	if long {
+		steps = append(steps, step{"fuzzing", fuzzAll})
+	}
+	began := time.Now()
+	for i, s := range steps {
+		fmt.Printf("=== %d/%d %s\n", i+1, len(steps), s.name)
+		at := time.Now()
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Printf("=== %s: %s\n", s.name, time.Since(at).Round(100*time.Millisecond))
+	}
+	fmt.Printf("=== all passed in %s\n", time.Since(began).Round(time.Second))
+	return nil
+}
+
+func testArgs(long bool) []string {
+	args := []string{"test", "-race", "-timeout", "40m"}
+	if long {
+		os.Setenv("SEALPOST_TEST_LONG", "1")
+		args = append(args, "-rapid.checks=2000")
+	}
+	return append(args, "./...")
+}
+
+// command runs a program with its output shown.
+func command(name string, args ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
+		}
+		return nil
+	}
+}
+
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, name, args...).Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+func unformatted(ctx context.Context) error {
+	out, err := output(ctx, "gofmt", "-l", "cmd", "proto", "relay", "signer", "store", "test")
+	if err != nil {
+		return err
+	}
+	if out != "" {
+		return fmt.Errorf("run gofmt -w on:\n%s", out)
+	}
+	return nil
+}
+
+// releaseBuild makes the binary as it is released: without cgo.
+func releaseBuild(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "sealpost-build-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+"/sealpost", "./cmd/sealpost")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// fuzzFor is how long each target is fuzzed.
+const fuzzFor = "30s"
+
+// fuzzAll finds the fuzz targets and runs each for a while.
+func fuzzAll(ctx context.Context) error {
+	packages, err := output(ctx, "go", "list", "./...")
+	if err != nil {
+		return err
+	}
+	for pkg := range strings.FieldsSeq(packages) {
+		targets, err := output(ctx, "go", "test", "-list", "^Fuzz", pkg)
+		if err != nil {
+			return fmt.Errorf("%s: %w", pkg, err)
+		}
+		for target := range strings.FieldsSeq(targets) {
+			if !strings.HasPrefix(target, "Fuzz") {
+				continue
+			}
+			if err := command("go", "test", "-run=^$", "-fuzz=^"+target+"$", "-fuzztime="+fuzzFor, pkg)(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
