@@ -173,11 +173,23 @@ func request(ctx context.Context, ready *prepared, header http.Header, body []by
 		Method: http.MethodPost, URL: ready.url, Host: ready.url.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		ContentLength: int64(len(body)),
-		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+		Body:          newReader(body),
+		GetBody:       func() (io.ReadCloser, error) { return newReader(body), nil },
 	}
-	req.Body, _ = req.GetBody()
 	return req.WithContext(ctx)
 }
+
+// reader is a request's body in one allocation.
+type reader struct{ bytes.Reader }
+
+func newReader(body []byte) *reader {
+	r := &reader{}
+	r.Reset(body)
+	return r
+}
+
+// Close has nothing to close.
+func (*reader) Close() error { return nil }
 
 func (c *Courier) judge(resp *http.Response, p *Parcel, i int) relay.Verdict {
 	if p.set != nil && i > 0 && resp.StatusCode == statusSetLost {

@@ -1,6 +1,7 @@
 package courier
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"io"
@@ -160,7 +161,7 @@ func address(listener net.Listener, secure bool) string {
 	return "http://partner.test:" + port + "/hook?a=1"
 }
 
-// raw hands each connection to talk, after the request's head was read, and closes it after.
+// raw hands each connection to talk, after its first request was read, and closes it after.
 func raw(t testing.TB, talk func(net.Conn)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -181,8 +182,12 @@ func raw(t testing.TB, talk func(net.Conn)) string {
 			mu.Unlock()
 			running.Go(func() {
 				defer c.Close()
-				request := make([]byte, 64<<10)
-				if _, err := c.Read(request); err == nil {
+				r, err := http.ReadRequest(bufio.NewReader(c))
+				if err != nil {
+					return
+				}
+				// To close with something unread would reset the connection.
+				if _, err := io.Copy(io.Discard, r.Body); err == nil {
 					talk(c)
 				}
 			})
