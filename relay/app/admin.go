@@ -46,8 +46,13 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 	ctx, cancel := context.WithTimeout(ctx, readinessWithin)
 	defer cancel()
 	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", View: "ok"}
-	if st := a.journal.Status(ctx); !st.Healthy() {
-		r.Ready, r.Journal = false, st.Problem()
+	switch st := a.journal.Status(ctx); {
+	case st.Failure != nil:
+		r.Ready, r.Journal = false, "failed: nothing is accepted any more; see the log"
+	case !st.Connected:
+		r.Ready, r.Journal = false, "not connected"
+	case !st.JetStream:
+		r.Ready, r.Journal = false, "JetStream does not answer"
 	}
 	if err := a.view.Ping(ctx); err != nil {
 		r.View = "degraded: cannot be reached"

@@ -213,7 +213,7 @@ func (a *App) openCourier(context.Context) error {
 	if a.o.Dev {
 		a.guard.Allow = append(a.guard.Allow, loopback...)
 	}
-	pool := egress.NewPool(egress.Options{Guard: a.guard})
+	pool := egress.NewPool(egress.Options{Guard: *a.guard})
 	a.onClose("connections", func(context.Context) error { pool.Close(); return nil })
 	a.courier, err = courier.New(courier.Options{
 		Pool: pool, ClientCertificates: certs.of, PlainHTTP: a.o.Dev, Version: a.o.Version, Clock: a.o.Clock, Logger: a.log,
@@ -340,7 +340,13 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 
 // suspend stops an endpoint whose receiver said that it is gone.
 func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reason) {
-	if err := a.control.SuspendEndpoint(ctx, endpointID, reason); err != nil && ctx.Err() == nil {
+	ep := a.registry.Snapshot().Endpoint(endpointID)
+	if ep == nil {
+		return
+	}
+	itself := access.Caller{Account: "sealpost", Role: access.Operator, Scopes: access.Operator.Scopes()}
+	ref := control.Ref{Tenant: ep.Tenant, ID: endpointID}
+	if _, err := a.control.SuspendEndpoint(ctx, itself, ref, string(reason)); err != nil && ctx.Err() == nil {
 		a.log.Error("endpoint not suspended", "endpoint", endpointID, "error", err)
 	}
 }
