@@ -98,7 +98,9 @@ type Token struct {
 	// Output only. Present where it was revoked.
 	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
 	// Output only. The account that made it.
-	Creator       string `protobuf:"bytes,9,opt,name=creator,proto3" json:"creator,omitempty"`
+	Creator string `protobuf:"bytes,9,opt,name=creator,proto3" json:"creator,omitempty"`
+	// What it may do, such as events.publish: all that the role may where it is empty, and never more.
+	Scopes        []string `protobuf:"bytes,10,rep,name=scopes,proto3" json:"scopes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +196,13 @@ func (x *Token) GetCreator() string {
 		return x.Creator
 	}
 	return ""
+}
+
+func (x *Token) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
 }
 
 type CreateTokenRequest struct {
@@ -472,7 +481,7 @@ var File_sealpost_v1_access_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x18sealpost/v1/access.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x03\n" +
+	"\x18sealpost/v1/access.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x03\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12+\n" +
@@ -485,7 +494,9 @@ const file_sealpost_v1_access_proto_rawDesc = "" +
 	"expireTime\x12;\n" +
 	"\vrevoke_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"revokeTime\x12\x18\n" +
-	"\acreator\x18\t \x01(\tR\acreator\"F\n" +
+	"\acreator\x18\t \x01(\tR\acreator\x12\x16\n" +
+	"\x06scopes\x18\n" +
+	" \x03(\tR\x06scopes\"F\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tPUBLISHER\x10\x01\x12\v\n" +
