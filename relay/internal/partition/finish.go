@@ -5,6 +5,7 @@ import (
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/breaker"
+	"github.com/sealpost/sealpost/relay/internal/courier"
 	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/retry"
 )
@@ -25,9 +26,8 @@ func (l *loop) finish(r result) error {
 		return err
 	}
 	l.land(t)
-	interrupted := r.verdict.Reason == relay.ReasonInterrupted
 	change := l.lanes.Done(t.ticket, lane.Result{
-		Healthy: r.verdict.Healthy, Uncounted: interrupted || r.attempt == nil,
+		Healthy: r.verdict.Healthy, Uncounted: r.attempt == nil || !courier.Counts(r.verdict),
 	}, now)
 	if err := l.decide(t, r, now); err != nil {
 		return err
