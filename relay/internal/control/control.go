@@ -93,6 +93,9 @@ type Control struct {
 	refusals *rate.Limiter
 }
 
+// recordOverhead is more than an event's record takes beside the data, in bytes.
+const recordOverhead = 2 << 10
+
 // refusalsPerSecond bounds the audit records of refusals: a credential that may do little must not be able to fill
 // the log that acts depend on. Those beyond it are logged only.
 const refusalsPerSecond = 20
@@ -110,6 +113,7 @@ func New(o Options) (*Control, error) {
 	if o.MaxDataBytes <= 0 {
 		o.MaxDataBytes = relay.DefaultMaxDataSize
 	}
+	o.MaxDataBytes = min(o.MaxDataBytes, o.Journal.MaxEventBytes()-recordOverhead)
 	if o.MaxEndpoints <= 0 {
 		o.MaxEndpoints = DefaultMaxEndpoints
 	}

@@ -359,8 +359,8 @@ func (c *Control) update(who access.Caller, r *registry.Record, asked *Spec, mas
 	if err := overlay(&wanted, asked, mask); err != nil {
 		return nil, err
 	}
-	explicit := wanted // what stands in the record was asked for or a default; chunking that stays as it is, is not asked for
-	if !changed(mask, "chunkBytes") {
+	explicit := wanted // what stands in the record was asked for, or is a default and was not
+	if !changed(mask, "chunkBytes") && wanted.ChunkBytes == relay.DefaultChunkBytes {
 		explicit.ChunkBytes = 0
 	}
 	wanted = wanted.withDefaults(c.Dev)

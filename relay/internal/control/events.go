@@ -109,7 +109,8 @@ func (c *Control) accept(ctx context.Context, groups map[int]*publishGroup, resu
 
 // entry checks an event and makes the journal's entry of it.
 func (c *Control) entry(who access.Caller, ev relay.Event, result *PublishResult) (journal.Entry, int, error) {
-	digest := contentDigest(&ev) // of what was given, before anything is filled in
+	ev.Tenant = cmp.Or(ev.Tenant, who.Tenant)
+	digest := contentDigest(&ev) // of what was given, before the rest is filled in
 	c.complete(who, &ev)
 	result.ID = ev.ID
 	if err := c.checkEvent(who, &ev); err != nil {
@@ -144,8 +145,14 @@ func newEventID() string {
 	return "evt_" + eventIDs.EncodeToString(b[:])
 }
 
+// lastYear is the last that the journal's records can hold: they count nanoseconds since 1970 in 64 bits.
+const lastYear = 2261
+
 func (c *Control) checkEvent(who access.Caller, ev *relay.Event) error {
 	bad := ev.Check()
+	if ev.Time.Year() > lastYear && ev.Time.Year() <= 9999 {
+		bad.Add("time", "must be before the year %d", lastYear+1)
+	}
 	switch most := c.MaxDataBytes; {
 	case len(ev.Data) == 0:
 		bad.Add("data", "is required: one JSON value")

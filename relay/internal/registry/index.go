@@ -87,7 +87,9 @@ func (s *Snapshot) with(changes map[string]*Endpoint, revision uint64) *Snapshot
 	if len(changes) == 0 {
 		return next
 	}
-	next.endpoints, next.tenants = maps.Clone(s.endpoints), maps.Clone(s.tenants)
+	next.endpoints, next.tenants = make(map[string]*Endpoint, len(s.endpoints)+len(changes)), make(map[string]*tenant, len(s.tenants))
+	maps.Copy(next.endpoints, s.endpoints)
+	maps.Copy(next.tenants, s.tenants)
 	touched := make(map[string][]string) // tenant -> ids
 	for id, e := range changes {
 		old := s.endpoints[id]

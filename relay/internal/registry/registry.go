@@ -180,8 +180,8 @@ func (r *Registry) listen(ctx context.Context, failed chan<- error) {
 		err := r.bucket.Watch(ctx, func(item journal.Item) error {
 			if item.Key == "" {
 				all.whole, all.ready = true, true
-				r.hand(all)
 				r.lost.Store(nil)
+				r.hand(all)
 				wait = least
 				return nil
 			}
