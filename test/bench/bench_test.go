@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -94,6 +95,30 @@ func contact(n int) []byte {
 		n, n, strings.Repeat("x", 900))
 }
 
+// cpu is what this process has used of the processors, the sink and the publisher included.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkBare is the bare client's cost alone.
+func BenchmarkBare(b *testing.B) {
+	url, count := sink(b)
+	for range b.N {
+		spent := cpu()
+		rate, err := bench.Bare(b.Context(), url, contact(1), time.Second)
+		if err != nil {
+			b.Fatal(err)
+		}
+		spent = cpu() - spent
+		b.ReportMetric(rate, "bare/s")
+		b.ReportMetric(spent.Seconds()/float64(count.Swap(0))*10_000, "cpu-s/10k")
+	}
+}
+
 // BenchmarkEndToEnd publishes b.N events of 1 KiB over gRPC, each durable before it is acknowledged, and waits until a partner on the same
 // machine has all of them; the view is on. ratio is to the bare client's rate in the same run, before and after.
 func BenchmarkEndToEnd(b *testing.B) {
@@ -128,7 +153,7 @@ func endToEnd(b *testing.B, redacted bool) {
 	var refused atomic.Int64
 	var acked sync.WaitGroup
 	b.ResetTimer()
-	began := time.Now()
+	began, spent := time.Now(), cpu()
 	for i := range b.N {
 		acked.Add(1)
 		err := publisher.Publish(b.Context(), relay.Event{
@@ -149,6 +174,7 @@ func endToEnd(b *testing.B, redacted bool) {
 		time.Sleep(time.Millisecond)
 	}
 	took := time.Since(began)
+	spent = cpu() - spent
 	b.StopTimer()
 	if err := publisher.Close(b.Context()); err != nil {
 		b.Fatal(err)
@@ -162,6 +188,7 @@ func endToEnd(b *testing.B, redacted bool) {
 	}
 	rate := float64(b.N) / took.Seconds()
 	b.ReportMetric(rate, "deliveries/s")
+	b.ReportMetric(spent.Seconds()/float64(b.N)*10_000, "cpu-s/10k")
 	b.ReportMetric(float64(b.N)/accepted.Seconds(), "accepted/s")
 	b.ReportMetric((before+after)/2, "bare/s")
 	b.ReportMetric(rate/((before+after)/2), "ratio")
