@@ -81,14 +81,14 @@ func openRedis(ctx context.Context, a *address, log *slog.Logger) (*inRedis, err
 	if a.cluster {
 		s.cluster = redis.NewClusterClient(&redis.ClusterOptions{
 			Addrs: a.nodes, Username: a.user, Password: a.password, TLSConfig: a.tls, DisableIdentity: true,
-			DialTimeout: a.timeout, ReadTimeout: a.timeout, WriteTimeout: a.timeout, ContextTimeoutEnabled: true,
+			DialTimeout: a.timeout, DialerRetries: 1, ReadTimeout: a.timeout, WriteTimeout: a.timeout, ContextTimeoutEnabled: true,
 			MaintNotificationsConfig: quiet,
 		})
 		s.client = s.cluster
 	} else {
 		s.client = redis.NewClient(&redis.Options{
 			Addr: a.nodes[0], Username: a.user, Password: a.password, DB: a.db, TLSConfig: a.tls, DisableIdentity: true,
-			DialTimeout: a.timeout, ReadTimeout: a.timeout, WriteTimeout: a.timeout, ContextTimeoutEnabled: true,
+			DialTimeout: a.timeout, DialerRetries: 1, ReadTimeout: a.timeout, WriteTimeout: a.timeout, ContextTimeoutEnabled: true,
 			MaintNotificationsConfig: quiet,
 		})
 	}
@@ -139,18 +139,23 @@ func (s *inRedis) enter(ctx context.Context) error {
 	return nil
 }
 
+// checkSchema marks a new view. It asks again where the server was emptied between two commands.
 func (s *inRedis) checkSchema(ctx context.Context) error {
-	if err := s.client.SetNX(ctx, s.meta("schema"), schemaVersion, 0).Err(); err != nil {
-		return err
+	for range 10 {
+		have, err := s.client.Get(ctx, s.meta("schema")).Result()
+		switch {
+		case err == nil && have == schemaVersion:
+			return nil
+		case err == nil:
+			return fmt.Errorf("prefix %q %w: %.20q, and this version reads %s; use the version that wrote it, another prefix, or remove its keys", s.prefix, errSchema, have, schemaVersion)
+		case !errors.Is(err, redis.Nil):
+			return err
+		}
+		if err := s.client.SetNX(ctx, s.meta("schema"), schemaVersion, 0).Err(); err != nil {
+			return err
+		}
 	}
-	have, err := s.client.Get(ctx, s.meta("schema")).Result()
-	if err != nil {
-		return err
-	}
-	if have != schemaVersion {
-		return fmt.Errorf("prefix %q %w: %.20q, and this version reads %s; use the version that wrote it, another prefix, or remove its keys", s.prefix, errSchema, have, schemaVersion)
-	}
-	return nil
+	return errors.New("the server is emptied again and again")
 }
 
 // checkPolicy warns of a server that may throw away single keys. Not all servers tell.
@@ -254,10 +259,15 @@ func (s *inRedis) whole(ctx context.Context, partition int, w *redisWriter, now 
 	return true, nil
 }
 
-// begin prepares for a partition's first group: the schema, which FLUSHALL took too, and in a cluster the markers.
+// begin prepares for a partition's first group: the schema, which FLUSHALL took too, and in a cluster the markers. The position
+// is written as 0 before any delivery is, for a position that is missing cannot be told from one that was
+// emptied together with the group's deliveries.
 func (s *inRedis) begin(ctx context.Context, partition int) error {
 	s.forget()
-	if err := s.checkSchema(ctx); err != nil || s.cluster == nil {
+	if err := s.checkSchema(ctx); err != nil {
+		return err
+	}
+	if err := s.client.SetNX(ctx, s.positionKey(partition), "0", 0).Err(); err != nil || s.cluster == nil {
 		return err
 	}
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {

@@ -307,9 +307,9 @@ func (s *inRedis) scan(ctx context.Context, p *page) (ended bool, err error) {
 	for _, tenant := range tenants {
 		m.dry = append(m.dry, &stream{tenant: tenant, key: s.base(tenant) + q.index(), down: true, from: from, to: to})
 	}
-	batch := q.PageSize + 1
+	batch := min(q.PageSize+1, maxPipelined)
 	for !p.full() {
-		entries, err := m.take(ctx, min(batch, maxPipelined, maxScanned-p.scanned))
+		entries, err := m.take(ctx, min(batch, maxScanned-p.scanned))
 		if err != nil {
 			return false, err
 		}
@@ -330,7 +330,7 @@ func (s *inRedis) scan(ctx context.Context, p *page) (ended bool, err error) {
 				p.add(r)
 			}
 		}
-		batch *= 2
+		batch = min(2*batch, maxPipelined)
 	}
 	return false, nil
 }
