@@ -40,7 +40,7 @@ func (a *App) listen(ctx context.Context) error {
 	}{
 		{"grpc", a.o.GRPC, a.grpcListener},
 		{"http", a.o.HTTP, func(l net.Listener, c *tls.Config) listener {
-			return httpListener(l, c, api.NewHTTPServer(a.api.HTTP()))
+			return httpListener(l, c, api.NewHTTPServer(a.withWellKnown(a.api.HTTP())))
 		}},
 		{"admin", a.o.Admin, func(l net.Listener, c *tls.Config) listener {
 			return httpListener(l, c, api.NewHTTPServer(a.admin()))
