@@ -1,0 +1,367 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/access"
+	"github.com/sealpost/sealpost/relay/internal/control"
+	"github.com/sealpost/sealpost/relay/internal/redact"
+	"github.com/sealpost/sealpost/relay/internal/registry"
+)
+
+// door keeps things in memory and answers as control's contract says; fail, where set, is every answer.
+type door struct {
+	mu        sync.Mutex
+	fail      error
+	events    map[string]relay.Event
+	order     []string
+	calls     []string
+	spec      control.Spec
+	ref       control.Ref
+	mask      []string
+	query     relay.DeliveryQuery
+	grant     access.Grant
+	requestID string
+	caller    access.Caller
+	block     chan struct{} // PublishEvents waits for it, where set
+	publishes int
+	outcomes  []relay.Outcome
+}
+
+func newDoor() *door { return &door{events: map[string]relay.Event{}} }
+
+func (d *door) note(who access.Caller, call string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls, d.caller = append(d.calls, call), who
+	if call == "panic" {
+		panic("boom with a payload")
+	}
+	return d.fail
+}
+
+func (d *door) Authenticate(_ context.Context, token string, from netip.Addr) (access.Caller, error) {
+	switch token {
+	case "":
+		return access.Caller{}, access.ErrNoToken
+	case "expired":
+		return access.Caller{}, fmt.Errorf("token abc: %w", access.ErrExpired)
+	case "revoked":
+		return access.Caller{}, access.ErrRevoked
+	case "good":
+		return access.Caller{Account: "crm", Role: access.Publisher, Tenant: "acme", Address: from}, nil
+	}
+	return access.Caller{}, access.ErrToken
+}
+
+func (d *door) PublishEvents(ctx context.Context, who access.Caller, events []relay.Event) ([]control.PublishResult, error) {
+	if err := d.note(who, "publish"); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	block := d.block
+	d.publishes++
+	d.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]control.PublishResult, len(events))
+	for i, e := range events {
+		e.ID = cmp.Or(e.ID, "evt_assigned")
+		if e.Time.IsZero() {
+			e.Time = time.Unix(1, 0)
+		}
+		out[i].ID = e.ID
+		bad := e.Check()
+		if err := redact.Validate(e.Data); err != nil {
+			bad.Add("data", "must be one JSON value: %v", err)
+		}
+		had, ok := d.events[e.Tenant+"/"+e.ID]
+		switch {
+		case bad != nil:
+			out[i].Err = bad.Err()
+		case strings.HasPrefix(e.ID, "busy"):
+			out[i].Err = &control.BusyError{RetryAfter: 1500 * time.Millisecond}
+		case strings.HasPrefix(e.ID, "panic"):
+			panic("boom with a payload")
+		case ok && string(had.Data) != string(e.Data):
+			out[i].Err = control.ErrExists
+		default:
+			out[i].Duplicate = ok
+			d.events[e.Tenant+"/"+e.ID] = e
+			d.order = append(d.order, e.ID)
+		}
+	}
+	return out, nil
+}
+
+func (d *door) PreviewEvent(_ context.Context, who access.Caller, e relay.Event) (string, []control.Preview, error) {
+	return e.ID, []control.Preview{
+		{EndpointID: "ep_1", Outcome: control.PreviewDelivery, Redacted: 1, Data: []byte(`{"big":123456789012345678901234567890, "data":"x"}`)},
+		{EndpointID: "ep_2", Outcome: control.PreviewWithheld, Reason: relay.ReasonFilterFailed},
+	}, d.note(who, "preview")
+}
+
+func (d *door) GetEvent(_ context.Context, who access.Caller, tenant, id string) (control.EventView, error) {
+	if err := d.note(who, "event"); err != nil {
+		return control.EventView{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e, ok := d.events[cmp.Or(tenant, who.Tenant)+"/"+id]
+	if !ok {
+		return control.EventView{}, control.ErrNotFound
+	}
+	return control.EventView{Event: e, Matched: true}, nil
+}
+
+func (d *door) endpoint(who access.Caller, call string, ref control.Ref) (*registry.Endpoint, error) {
+	err := d.note(who, call)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ref = ref
+	u, _ := relay.ParseEndpointURL("https://hooks.partner.example/crm", false)
+	return &registry.Endpoint{Endpoint: &relay.Endpoint{
+		ID: cmp.Or(ref.ID, "ep_1"), Tenant: "acme", URL: u, State: relay.EndpointActive, Revision: 0x1f,
+		Redaction: relay.Redaction{Mode: relay.RedactionDenyListed, Mask: []relay.Mask{{Path: "**.card", KeepLast: 4}}},
+		TLS:       relay.TLS{ClientCertificate: relay.ClientCertificateRequired}, Scheme: "standard", ContentMode: "envelope",
+		Headers: []relay.Header{{Name: "X-Key", Value: relay.NewSecret("hush")}}, BasicUser: "u", BasicPass: relay.NewSecret("hush"),
+		Timeout: 15 * time.Second,
+	}}, err
+}
+
+func (d *door) CreateEndpoint(_ context.Context, who access.Caller, asked control.Spec, requestID string) (control.Created, error) {
+	e, err := d.endpoint(who, "create", control.Ref{})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.spec, d.requestID = asked, requestID
+	return control.Created{Endpoint: e, Secret: relay.NewSecret("whsec_once")}, err
+}
+func (d *door) GetEndpoint(_ context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error) {
+	return d.endpoint(who, "get", ref)
+}
+func (d *door) ListEndpoints(_ context.Context, who access.Caller, q control.EndpointQuery) (control.EndpointPage, error) {
+	e, err := d.endpoint(who, "list "+q.Tenant+" "+string(q.State), control.Ref{})
+	return control.EndpointPage{Endpoints: []*registry.Endpoint{e}, NextPageToken: "more"}, err
+}
+func (d *door) UpdateEndpoint(_ context.Context, who access.Caller, ref control.Ref, asked control.Spec, mask []string) (*registry.Endpoint, error) {
+	e, err := d.endpoint(who, "update", ref)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.spec, d.mask = asked, mask
+	return e, err
+}
+func (d *door) DeleteEndpoint(_ context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error) {
+	return d.endpoint(who, "delete", ref)
+}
+func (d *door) ApproveEndpoint(_ context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error) {
+	return d.endpoint(who, "approve", ref)
+}
+func (d *door) RejectEndpoint(_ context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error) {
+	return d.endpoint(who, "reject "+reason, ref)
+}
+func (d *door) PauseEndpoint(_ context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error) {
+	return d.endpoint(who, "pause "+reason, ref)
+}
+func (d *door) ResumeEndpoint(_ context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error) {
+	return d.endpoint(who, "resume", ref)
+}
+func (d *door) TestEndpoint(_ context.Context, who access.Caller, ref control.Ref) (relay.Attempt, relay.Verdict, error) {
+	_, err := d.endpoint(who, "test", ref)
+	return someAttempt(), relay.Verdict{}, err
+}
+
+func someAttempt() relay.Attempt {
+	return relay.Attempt{
+		Number: 1, Verdict: relay.VerdictDone, Reason: relay.ReasonAccepted, StatusCode: 200, RemoteAddress: "192.0.2.1:443",
+		Durations: relay.Durations{TLS: 3 * time.Millisecond, Total: 1500 * time.Millisecond}, ResponseBody: []byte("ok\xff"),
+	}
+}
+
+func (d *door) delivery(who access.Caller, call, id string) (relay.DeliveryStatus, error) {
+	return relay.DeliveryStatus{
+		ID: id, Tenant: "acme", EndpointID: "ep_1", EventID: "evt_1", EventType: "contact.updated", State: relay.Retrying,
+		Attempts: 2, Due: time.Unix(100, 0), History: []relay.Attempt{someAttempt()},
+	}, d.note(who, call)
+}
+
+func (d *door) ListDeliveries(_ context.Context, who access.Caller, q relay.DeliveryQuery) (relay.DeliveryPage, error) {
+	one, err := d.delivery(who, "deliveries", "dlv_1")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.query = q
+	return relay.DeliveryPage{Deliveries: []relay.DeliveryStatus{one}}, err
+}
+func (d *door) GetDelivery(_ context.Context, who access.Caller, _, id string) (relay.DeliveryStatus, error) {
+	return d.delivery(who, "delivery", id)
+}
+func (d *door) RetryDelivery(_ context.Context, who access.Caller, tenant, id string) (relay.DeliveryStatus, error) {
+	return d.delivery(who, "retry "+tenant, id)
+}
+func (d *door) CancelDelivery(_ context.Context, who access.Caller, _, id string) (relay.DeliveryStatus, error) {
+	return d.delivery(who, "cancel", id)
+}
+func (d *door) WatchDeliveries(ctx context.Context, who access.Caller, q relay.DeliveryQuery, fn func(*relay.Outcome) error) error {
+	if err := d.note(who, "watch"); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	outcomes := d.outcomes
+	d.mu.Unlock()
+	for i := range outcomes {
+		if err := fn(&outcomes[i]); err != nil {
+			return err
+		}
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (d *door) CreateToken(_ context.Context, who access.Caller, g access.Grant) (access.Token, relay.Secret, error) {
+	err := d.note(who, "token")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.grant = g
+	return access.Token{ID: "abc", Account: g.Account, Role: g.Role, Tenant: g.Tenant}, relay.NewSecret("spt_once"), err
+}
+func (d *door) ListTokens(_ context.Context, who access.Caller, _ control.TokenQuery) (control.TokenPage, error) {
+	return control.TokenPage{Tokens: []access.Token{{ID: "abc", Role: access.Operator}}}, d.note(who, "tokens")
+}
+func (d *door) RevokeToken(_ context.Context, who access.Caller, _, id string) (access.Token, error) {
+	return access.Token{ID: id, RevokeTime: time.Unix(5, 0)}, d.note(who, "revoke")
+}
+
+func (d *door) options() Options {
+	return Options{Auth: d, Events: d, Endpoints: d, Deliveries: d, Tokens: d, MaxDataBytes: 1 << 20}
+}
+
+func (d *door) failing(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fail = err
+}
+
+// faces serves both over loopback.
+type faces struct {
+	door *door
+	api  *Server
+	url  string
+	http *http.Client
+	conn *grpc.ClientConn
+}
+
+func serve(t testing.TB, d *door, conf *tls.Config) *faces {
+	t.Helper()
+	o := d.options()
+	o.TLS = conf
+	return serveOptions(t, d, o)
+}
+
+func serveOptions(t testing.TB, d *door, o Options) *faces {
+	t.Helper()
+	conf := o.TLS
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewUnstartedServer(nil)
+	web.Config = NewHTTPServer(s.HTTP())
+	if conf != nil {
+		web.StartTLS()
+	} else {
+		web.Start()
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.GRPC().Serve(listener) }()
+	creds := insecure.NewCredentials()
+	if conf != nil {
+		creds = credentials.NewTLS(&tls.Config{RootCAs: web.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"})
+	}
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(creds),
+		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		conn.Close()
+		s.Stop(ctx)
+		web.Close()
+		if err := <-served; err != nil {
+			t.Errorf("gRPC server: %v", err)
+		}
+	})
+	return &faces{door: d, api: s, url: web.URL, http: web.Client(), conn: conn}
+}
+
+// as is a context that calls with a token.
+func as(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+}
+
+// answer is a REST answer.
+type answer struct {
+	code   int
+	body   string
+	header http.Header
+}
+
+// call makes a REST call with the good token; each header is "Name: value".
+func (f *faces) call(t testing.TB, method, path, body string, headers ...string) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, f.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer good")
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		if value == "" {
+			req.Header.Del(name)
+		} else {
+			req.Header.Set(name, value)
+		}
+	}
+	resp, err := f.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{resp.StatusCode, string(out), resp.Header}
+}
