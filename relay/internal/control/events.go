@@ -297,7 +297,7 @@ func (c *Control) stored(ctx context.Context, status relay.EventStatus) (relay.E
 	bare := relay.Event{
 		Tenant: status.Tenant, ID: status.ID, Type: status.Type, Time: status.Time, Seq: status.Seq, AcceptTime: status.AcceptTime,
 	}
-	if status.Partition < 0 || status.Partition >= c.Journal.Partitions() {
+	if status.Seq == 0 || status.Partition < 0 || status.Partition >= c.Journal.Partitions() {
 		return bare, nil
 	}
 	m, err := c.Journal.Events(status.Partition).Get(ctx, status.Seq)
