@@ -1,50 +1,38 @@
 package receivers_test
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sealpost/sealpost/signer"
-)
-
-const (
-	startTimeout   = 30 * time.Second
-	installTimeout = 5 * time.Minute
+	"github.com/sealpost/sealpost/test/receivers"
 )
 
 func TestReceivers(t *testing.T) {
 	t.Parallel()
-	node := program(t, "node")
-	python := pythonWithPackages(t)
 	for _, c := range []struct {
 		language string
 		scheme   signer.Scheme
-		command  []string
 	}{
-		{"node", signer.TimestampHMAC, []string{node, "node/receiver.js"}},
-		{"node", signer.TimestampHMAC256, []string{node, "node/receiver.js"}},
-		{"node", signer.Standard, []string{node, "node/receiver.js"}},
-		{"python", signer.TimestampHMAC, []string{python, "python/receiver.py"}},
-		{"python", signer.RSASHA256, []string{python, "python/receiver.py"}},
-		{"python", signer.Standard, []string{python, "python/receiver.py"}},
-		{"python", signer.StandardEd25519, []string{python, "python/receiver.py"}},
+		{"node", signer.TimestampHMAC},
+		{"node", signer.TimestampHMAC256},
+		{"node", signer.Standard},
+		{"python", signer.TimestampHMAC},
+		{"python", signer.RSASHA256},
+		{"python", signer.Standard},
+		{"python", signer.StandardEd25519},
 	} {
 		t.Run(c.language+"/"+string(c.scheme), func(t *testing.T) {
 			t.Parallel()
 			key, other := newKey(t, c.scheme), newKey(t, c.scheme)
-			p := partner{scheme: c.scheme, key: key, other: other, url: start(t, c.command, c.scheme, key)}
+			half := key.PublicText()
+			if !key.Asymmetric() {
+				half = key.Reveal()
+			}
+			p := partner{scheme: c.scheme, key: key, other: other, url: receivers.Start(t, c.language, c.scheme, half)}
 			p.check(t)
 		})
 	}
@@ -172,108 +160,5 @@ func (p *partner) expect(t *testing.T, h http.Header, body string, status int, a
 	got, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 	if err != nil || resp.StatusCode != status || string(got) != answer {
 		t.Errorf("%d %q, %v; want %d %q", resp.StatusCode, got, err, status, answer)
-	}
-}
-
-// start runs a receiver with the half of the key that a partner holds, and returns its URL.
-func start(t *testing.T, command []string, scheme signer.Scheme, key signer.Key) string {
-	t.Helper()
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Env = append(os.Environ(), "SCHEME="+string(scheme), "WEBHOOK_SECRET=", "PUBLIC_KEY_FILE=")
-	if key.Asymmetric() {
-		file := filepath.Join(t.TempDir(), "vendor_pub.pem")
-		if err := os.WriteFile(file, []byte(key.PublicText()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cmd.Env = append(cmd.Env, "PUBLIC_KEY_FILE="+file)
-	} else {
-		cmd.Env = append(cmd.Env, "WEBHOOK_SECRET="+key.Reveal())
-	}
-	var complaints bytes.Buffer
-	cmd.Stderr = &complaints
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	line := make(chan string, 1)
-	go func() {
-		text, _ := bufio.NewReader(out).ReadString('\n')
-		line <- text
-	}()
-	select {
-	case text := <-line:
-		var port int
-		if _, err := fmt.Sscanf(text, "listening %d", &port); err != nil {
-			cmd.Process.Kill()
-			cmd.Wait()
-			t.Fatalf("%s said %q and not its port: %s", command[1], text, complaints.String())
-		}
-		return fmt.Sprintf("http://127.0.0.1:%d/webhook", port)
-	case <-time.After(startTimeout):
-		t.Fatalf("%s did not say its port within %v", command[1], startTimeout)
-	}
-	return ""
-}
-
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Fatalf("%s is missing: install it to check that receivers in it accept our deliveries (%v)", name, err)
-	}
-	return path
-}
-
-// pythonWithPackages returns the Python of a virtual environment with the pinned
-// packages. It is made once in the user's cache folder, under a name that changes
-// with the pins, and becomes visible only when it is complete.
-func pythonWithPackages(t *testing.T) string {
-	t.Helper()
-	pins, err := os.ReadFile("python/requirements.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	python := program(t, "python3")
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	version, err := exec.Command(python, "-c", "import sys; print(sys.executable, sys.version)").Output()
-	if err != nil {
-		t.Fatalf("python3 does not run: %v", err)
-	}
-	sum := sha256.Sum256(append(pins, version...))
-	venv := filepath.Join(cache, "sealpost-test", "python-"+hex.EncodeToString(sum[:6]))
-	complete := filepath.Join(venv, "complete")
-	found := filepath.Join(venv, "bin", "python")
-	if _, err := os.Stat(complete); err == nil {
-		return found
-	}
-	// A folder left by a run that was cut short has no mark: begin again.
-	if err := os.RemoveAll(venv); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "python3 with its venv module is needed", python, "-m", "venv", venv)
-	run(t, "pip could not install python/requirements.txt", found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "python/requirements.txt")
-	if err := os.WriteFile(complete, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return found
-}
-
-func run(t *testing.T, complaint string, command ...string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), installTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", complaint, err, out)
 	}
 }
