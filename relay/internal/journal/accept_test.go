@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -260,7 +261,7 @@ func TestFailedSyncStopsTheJournal(t *testing.T) {
 	defer a.Close()
 	g.broken.Store(true)
 	if _, err := j.Events(0).Accept(t.Context(), entry("2", "two")); !errors.Is(err, ErrFailed) || !errors.Is(err, errDisk) {
-		t.Errorf("accept on a broken disk: %v", err)
+		t.Fatalf("accept on a broken disk: %v", err)
 	}
 	<-j.Failed()
 	if err := j.Err(); !errors.Is(err, ErrFailed) {
@@ -337,6 +338,39 @@ func TestAcceptAfterClose(t *testing.T) {
 	if _, err := j.Events(0).Accept(t.Context(), entry("late", "x")); !errors.Is(err, ErrClosed) {
 		t.Errorf("accept after Close: %v", err)
 	}
+}
+
+// Close takes no longer than it may, whatever the disk does.
+func TestCloseWithHangingDisk(t *testing.T) {
+	t.Parallel()
+	g := &gate{}
+	j, err := Open(t.Context(), Options{Dir: t.TempDir(), Fsync: g.fsync})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.waiting = make(chan string, 1)
+	g.mu.Lock()
+	answered := make(chan error, 1)
+	j.Events(0).AcceptAsync(entry("1", "x"), func(_ Receipt, err error) { answered <- err })
+	<-g.waiting
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- j.Close(ctx) }()
+	select {
+	case err := <-closed:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Close: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Close waits for the disk")
+	}
+	g.mu.Unlock()
+	if err := <-answered; err != nil {
+		t.Errorf("synced after all: %v", err)
+	}
+	<-j.Events(0).stopped
+	j.srv.WaitForShutdown()
 }
 
 // Any sequence of groups of ids and contents agrees with a map, over restarts.

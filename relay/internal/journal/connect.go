@@ -155,17 +155,20 @@ func (j *Journal) shutdown(ctx context.Context) error {
 		j.pub.Close()
 	}
 	if j.srv != nil {
-		j.srv.Shutdown()
 		down := make(chan struct{})
-		go func() { j.srv.WaitForShutdown(); close(down) }()
+		go func() {
+			j.srv.Shutdown()
+			j.srv.WaitForShutdown()
+			close(down)
+		}()
 		select {
 		case <-down:
 		case <-ctx.Done():
 			err = fmt.Errorf("journal: embedded server still stopping: %w", ctx.Err())
 		}
 	}
-	if j.lock != nil {
-		j.lock.Close() // gives up the lock
+	if j.lock != nil && err == nil {
+		j.lock.Close() // gives up the lock; a server that still writes keeps it until the process ends
 	}
 	return err
 }

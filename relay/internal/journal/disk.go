@@ -252,8 +252,11 @@ func firstSeq(name string) (uint64, error) {
 	return binary.LittleEndian.Uint64(head[4:]), nil
 }
 
+// close does not wait for a sync that hangs.
 func (d *disk) close() {
-	d.mu.Lock()
+	if !d.mu.TryLock() {
+		return
+	}
 	defer d.mu.Unlock()
 	if d.file != nil {
 		d.file.Close()
