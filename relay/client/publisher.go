@@ -87,7 +87,7 @@ func (c *Client) NewPublisher(o PublisherOptions) *Publisher {
 }
 
 // Publish hands an event over and blocks only while the bounds are full. done is called once, with the event's receipt
-// or why it was not kept (a *Error, or ErrClosed), from a goroutine of the Publisher's: it must not block. The
+// or why it was not kept (a *Error, or ErrClosed), from a goroutine of the Publisher's, one at a time: it must not block. The
 // event's data must not be changed before. The error is ErrClosed or the context's; then done is not called.
 func (p *Publisher) Publish(ctx context.Context, e relay.Event, done func(Receipt, error)) error {
 	weight := min(int64(len(e.Data))+eventOverhead, p.max)

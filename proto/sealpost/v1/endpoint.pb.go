@@ -146,7 +146,7 @@ func (x Redaction_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Redaction_Mode.Descriptor instead.
 func (Redaction_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{1, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // Whether our client certificate is part of a connection.
@@ -202,7 +202,7 @@ func (x Tls_ClientCertificate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Tls_ClientCertificate.Descriptor instead.
 func (Tls_ClientCertificate) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5, 0}
 }
 
 // A partner's registered URL in one tenant, with its subscription, policy and limits.
@@ -269,7 +269,9 @@ type Endpoint struct {
 	ApproveTime *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=approve_time,json=approveTime,proto3" json:"approve_time,omitempty"`
 	// Names this version of the endpoint. An update or deletion that carries it is refused with ABORTED when the endpoint
 	// has changed since.
-	Etag          string `protobuf:"bytes,32,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,32,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Output only. What was asked for and waits for approval, while the rest stays in force.
+	Proposal      *Proposal `protobuf:"bytes,33,opt,name=proposal,proto3" json:"proposal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,6 +530,76 @@ func (x *Endpoint) GetEtag() string {
 	return ""
 }
 
+func (x *Endpoint) GetProposal() *Proposal {
+	if x != nil {
+		return x.Proposal
+	}
+	return nil
+}
+
+// A change that waits for approval.
+type Proposal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The endpoint as it would be; without secrets, state and times.
+	Endpoint *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// The account that asked for it, which cannot approve it.
+	Author        string                 `protobuf:"bytes,2,opt,name=author,proto3" json:"author,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proposal) Reset() {
+	*x = Proposal{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proposal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proposal) ProtoMessage() {}
+
+func (x *Proposal) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
+func (*Proposal) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Proposal) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *Proposal) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Proposal) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
 // Which fields of an event's data leave. Paths are relative to data; * is one member or element, ** any depth;
 // $subject names the event's subject.
 type Redaction struct {
@@ -544,7 +616,7 @@ type Redaction struct {
 
 func (x *Redaction) Reset() {
 	*x = Redaction{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +628,7 @@ func (x *Redaction) String() string {
 func (*Redaction) ProtoMessage() {}
 
 func (x *Redaction) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +641,7 @@ func (x *Redaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redaction.ProtoReflect.Descriptor instead.
 func (*Redaction) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{1}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Redaction) GetMode() Redaction_Mode {
@@ -618,7 +690,7 @@ type Mask struct {
 
 func (x *Mask) Reset() {
 	*x = Mask{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +702,7 @@ func (x *Mask) String() string {
 func (*Mask) ProtoMessage() {}
 
 func (x *Mask) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +715,7 @@ func (x *Mask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mask.ProtoReflect.Descriptor instead.
 func (*Mask) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Mask) GetPath() string {
@@ -670,7 +742,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +754,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +767,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{3}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RateLimit) GetRequestsPerSecond() float64 {
@@ -721,7 +793,7 @@ type Tls struct {
 
 func (x *Tls) Reset() {
 	*x = Tls{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +805,7 @@ func (x *Tls) String() string {
 func (*Tls) ProtoMessage() {}
 
 func (x *Tls) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +818,7 @@ func (x *Tls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tls.ProtoReflect.Descriptor instead.
 func (*Tls) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tls) GetClientCertificate() Tls_ClientCertificate {
@@ -788,7 +860,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +872,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +885,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Header) GetName() string {
@@ -841,7 +913,7 @@ type BasicAuth struct {
 
 func (x *BasicAuth) Reset() {
 	*x = BasicAuth{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +925,7 @@ func (x *BasicAuth) String() string {
 func (*BasicAuth) ProtoMessage() {}
 
 func (x *BasicAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +938,7 @@ func (x *BasicAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BasicAuth.ProtoReflect.Descriptor instead.
 func (*BasicAuth) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{6}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BasicAuth) GetUsername() string {
@@ -894,7 +966,7 @@ type CreateEndpointRequest struct {
 
 func (x *CreateEndpointRequest) Reset() {
 	*x = CreateEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +978,7 @@ func (x *CreateEndpointRequest) String() string {
 func (*CreateEndpointRequest) ProtoMessage() {}
 
 func (x *CreateEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +991,7 @@ func (x *CreateEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEndpointRequest.ProtoReflect.Descriptor instead.
 func (*CreateEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateEndpointRequest) GetEndpoint() *Endpoint {
@@ -949,7 +1021,7 @@ type CreateEndpointResponse struct {
 
 func (x *CreateEndpointResponse) Reset() {
 	*x = CreateEndpointResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1033,7 @@ func (x *CreateEndpointResponse) String() string {
 func (*CreateEndpointResponse) ProtoMessage() {}
 
 func (x *CreateEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1046,7 @@ func (x *CreateEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEndpointResponse.ProtoReflect.Descriptor instead.
 func (*CreateEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{8}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateEndpointResponse) GetEndpoint() *Endpoint {
@@ -1009,7 +1081,7 @@ type GetEndpointRequest struct {
 
 func (x *GetEndpointRequest) Reset() {
 	*x = GetEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1093,7 @@ func (x *GetEndpointRequest) String() string {
 func (*GetEndpointRequest) ProtoMessage() {}
 
 func (x *GetEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1106,7 @@ func (x *GetEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{9}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetEndpointRequest) GetId() string {
@@ -1066,7 +1138,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1150,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1163,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{10}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListEndpointsRequest) GetTenant() string {
@@ -1133,7 +1205,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1217,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1230,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{11}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -1187,7 +1259,7 @@ type UpdateEndpointRequest struct {
 
 func (x *UpdateEndpointRequest) Reset() {
 	*x = UpdateEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1271,7 @@ func (x *UpdateEndpointRequest) String() string {
 func (*UpdateEndpointRequest) ProtoMessage() {}
 
 func (x *UpdateEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1284,7 @@ func (x *UpdateEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEndpointRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{12}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateEndpointRequest) GetEndpoint() *Endpoint {
@@ -1240,7 +1312,7 @@ type DeleteEndpointRequest struct {
 
 func (x *DeleteEndpointRequest) Reset() {
 	*x = DeleteEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1324,7 @@ func (x *DeleteEndpointRequest) String() string {
 func (*DeleteEndpointRequest) ProtoMessage() {}
 
 func (x *DeleteEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1337,7 @@ func (x *DeleteEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEndpointRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{13}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteEndpointRequest) GetId() string {
@@ -1301,7 +1373,7 @@ type ApproveEndpointRequest struct {
 
 func (x *ApproveEndpointRequest) Reset() {
 	*x = ApproveEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1385,7 @@ func (x *ApproveEndpointRequest) String() string {
 func (*ApproveEndpointRequest) ProtoMessage() {}
 
 func (x *ApproveEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1398,7 @@ func (x *ApproveEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveEndpointRequest.ProtoReflect.Descriptor instead.
 func (*ApproveEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{14}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ApproveEndpointRequest) GetId() string {
@@ -1362,7 +1434,7 @@ type RejectEndpointRequest struct {
 
 func (x *RejectEndpointRequest) Reset() {
 	*x = RejectEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1446,7 @@ func (x *RejectEndpointRequest) String() string {
 func (*RejectEndpointRequest) ProtoMessage() {}
 
 func (x *RejectEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1459,7 @@ func (x *RejectEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectEndpointRequest.ProtoReflect.Descriptor instead.
 func (*RejectEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{15}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RejectEndpointRequest) GetId() string {
@@ -1429,7 +1501,7 @@ type PauseEndpointRequest struct {
 
 func (x *PauseEndpointRequest) Reset() {
 	*x = PauseEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1513,7 @@ func (x *PauseEndpointRequest) String() string {
 func (*PauseEndpointRequest) ProtoMessage() {}
 
 func (x *PauseEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1526,7 @@ func (x *PauseEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseEndpointRequest.ProtoReflect.Descriptor instead.
 func (*PauseEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{16}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PauseEndpointRequest) GetId() string {
@@ -1488,7 +1560,7 @@ type ResumeEndpointRequest struct {
 
 func (x *ResumeEndpointRequest) Reset() {
 	*x = ResumeEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1572,7 @@ func (x *ResumeEndpointRequest) String() string {
 func (*ResumeEndpointRequest) ProtoMessage() {}
 
 func (x *ResumeEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1585,7 @@ func (x *ResumeEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEndpointRequest.ProtoReflect.Descriptor instead.
 func (*ResumeEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{17}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResumeEndpointRequest) GetId() string {
@@ -1540,7 +1612,7 @@ type TestEndpointRequest struct {
 
 func (x *TestEndpointRequest) Reset() {
 	*x = TestEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1624,7 @@ func (x *TestEndpointRequest) String() string {
 func (*TestEndpointRequest) ProtoMessage() {}
 
 func (x *TestEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1637,7 @@ func (x *TestEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestEndpointRequest.ProtoReflect.Descriptor instead.
 func (*TestEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{18}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TestEndpointRequest) GetId() string {
@@ -1591,7 +1663,7 @@ type TestEndpointResponse struct {
 
 func (x *TestEndpointResponse) Reset() {
 	*x = TestEndpointResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1675,7 @@ func (x *TestEndpointResponse) String() string {
 func (*TestEndpointResponse) ProtoMessage() {}
 
 func (x *TestEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1688,7 @@ func (x *TestEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestEndpointResponse.ProtoReflect.Descriptor instead.
 func (*TestEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{19}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TestEndpointResponse) GetAttempt() *Attempt {
@@ -1630,7 +1702,7 @@ var File_sealpost_v1_endpoint_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\xc2\n" +
+	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\xf5\n" +
 	"\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -1674,7 +1746,8 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\vupdate_time\x18\x1e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12=\n" +
 	"\fapprove_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\vapproveTime\x12\x12\n" +
-	"\x04etag\x18  \x01(\tR\x04etag\"~\n" +
+	"\x04etag\x18  \x01(\tR\x04etag\x121\n" +
+	"\bproposal\x18! \x01(\v2\x15.sealpost.v1.ProposalR\bproposal\"~\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1688,7 +1761,12 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\tCONTAINED\x10\x06\x12\v\n" +
 	"\aDELETED\x10\aB\x0f\n" +
 	"\r_bearer_tokenB\t\n" +
-	"\a_secret\"\xfc\x01\n" +
+	"\a_secret\"\x92\x01\n" +
+	"\bProposal\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x16\n" +
+	"\x06author\x18\x02 \x01(\tR\x06author\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"\xfc\x01\n" +
 	"\tRedaction\x12/\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1b.sealpost.v1.Redaction.ModeR\x04mode\x12\x14\n" +
 	"\x05allow\x18\x02 \x03(\tR\x05allow\x12\x12\n" +
@@ -1800,84 +1878,88 @@ func file_sealpost_v1_endpoint_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sealpost_v1_endpoint_proto_goTypes = []any{
 	(Endpoint_State)(0),            // 0: sealpost.v1.Endpoint.State
 	(Redaction_Mode)(0),            // 1: sealpost.v1.Redaction.Mode
 	(Tls_ClientCertificate)(0),     // 2: sealpost.v1.Tls.ClientCertificate
 	(*Endpoint)(nil),               // 3: sealpost.v1.Endpoint
-	(*Redaction)(nil),              // 4: sealpost.v1.Redaction
-	(*Mask)(nil),                   // 5: sealpost.v1.Mask
-	(*RateLimit)(nil),              // 6: sealpost.v1.RateLimit
-	(*Tls)(nil),                    // 7: sealpost.v1.Tls
-	(*Header)(nil),                 // 8: sealpost.v1.Header
-	(*BasicAuth)(nil),              // 9: sealpost.v1.BasicAuth
-	(*CreateEndpointRequest)(nil),  // 10: sealpost.v1.CreateEndpointRequest
-	(*CreateEndpointResponse)(nil), // 11: sealpost.v1.CreateEndpointResponse
-	(*GetEndpointRequest)(nil),     // 12: sealpost.v1.GetEndpointRequest
-	(*ListEndpointsRequest)(nil),   // 13: sealpost.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),  // 14: sealpost.v1.ListEndpointsResponse
-	(*UpdateEndpointRequest)(nil),  // 15: sealpost.v1.UpdateEndpointRequest
-	(*DeleteEndpointRequest)(nil),  // 16: sealpost.v1.DeleteEndpointRequest
-	(*ApproveEndpointRequest)(nil), // 17: sealpost.v1.ApproveEndpointRequest
-	(*RejectEndpointRequest)(nil),  // 18: sealpost.v1.RejectEndpointRequest
-	(*PauseEndpointRequest)(nil),   // 19: sealpost.v1.PauseEndpointRequest
-	(*ResumeEndpointRequest)(nil),  // 20: sealpost.v1.ResumeEndpointRequest
-	(*TestEndpointRequest)(nil),    // 21: sealpost.v1.TestEndpointRequest
-	(*TestEndpointResponse)(nil),   // 22: sealpost.v1.TestEndpointResponse
-	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),  // 25: google.protobuf.FieldMask
-	(*Attempt)(nil),                // 26: sealpost.v1.Attempt
-	(*emptypb.Empty)(nil),          // 27: google.protobuf.Empty
+	(*Proposal)(nil),               // 4: sealpost.v1.Proposal
+	(*Redaction)(nil),              // 5: sealpost.v1.Redaction
+	(*Mask)(nil),                   // 6: sealpost.v1.Mask
+	(*RateLimit)(nil),              // 7: sealpost.v1.RateLimit
+	(*Tls)(nil),                    // 8: sealpost.v1.Tls
+	(*Header)(nil),                 // 9: sealpost.v1.Header
+	(*BasicAuth)(nil),              // 10: sealpost.v1.BasicAuth
+	(*CreateEndpointRequest)(nil),  // 11: sealpost.v1.CreateEndpointRequest
+	(*CreateEndpointResponse)(nil), // 12: sealpost.v1.CreateEndpointResponse
+	(*GetEndpointRequest)(nil),     // 13: sealpost.v1.GetEndpointRequest
+	(*ListEndpointsRequest)(nil),   // 14: sealpost.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),  // 15: sealpost.v1.ListEndpointsResponse
+	(*UpdateEndpointRequest)(nil),  // 16: sealpost.v1.UpdateEndpointRequest
+	(*DeleteEndpointRequest)(nil),  // 17: sealpost.v1.DeleteEndpointRequest
+	(*ApproveEndpointRequest)(nil), // 18: sealpost.v1.ApproveEndpointRequest
+	(*RejectEndpointRequest)(nil),  // 19: sealpost.v1.RejectEndpointRequest
+	(*PauseEndpointRequest)(nil),   // 20: sealpost.v1.PauseEndpointRequest
+	(*ResumeEndpointRequest)(nil),  // 21: sealpost.v1.ResumeEndpointRequest
+	(*TestEndpointRequest)(nil),    // 22: sealpost.v1.TestEndpointRequest
+	(*TestEndpointResponse)(nil),   // 23: sealpost.v1.TestEndpointResponse
+	(*durationpb.Duration)(nil),    // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 25: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),  // 26: google.protobuf.FieldMask
+	(*Attempt)(nil),                // 27: sealpost.v1.Attempt
+	(*emptypb.Empty)(nil),          // 28: google.protobuf.Empty
 }
 var file_sealpost_v1_endpoint_proto_depIdxs = []int32{
-	4,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
-	6,  // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
-	23, // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
-	23, // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
-	7,  // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
-	8,  // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
-	9,  // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
+	5,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
+	7,  // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
+	24, // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
+	24, // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
+	8,  // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
+	9,  // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
+	10, // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
 	0,  // 7: sealpost.v1.Endpoint.state:type_name -> sealpost.v1.Endpoint.State
-	24, // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
-	24, // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
-	24, // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
-	1,  // 11: sealpost.v1.Redaction.mode:type_name -> sealpost.v1.Redaction.Mode
-	5,  // 12: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
-	2,  // 13: sealpost.v1.Tls.client_certificate:type_name -> sealpost.v1.Tls.ClientCertificate
-	3,  // 14: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	3,  // 15: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
-	0,  // 16: sealpost.v1.ListEndpointsRequest.state:type_name -> sealpost.v1.Endpoint.State
-	3,  // 17: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
-	3,  // 18: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	25, // 19: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
-	26, // 20: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
-	10, // 21: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
-	12, // 22: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
-	13, // 23: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
-	15, // 24: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
-	16, // 25: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
-	17, // 26: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
-	18, // 27: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
-	19, // 28: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
-	20, // 29: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
-	21, // 30: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
-	11, // 31: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
-	3,  // 32: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
-	14, // 33: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
-	3,  // 34: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
-	27, // 35: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
-	3,  // 36: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
-	3,  // 37: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
-	3,  // 38: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
-	3,  // 39: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
-	22, // 40: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	25, // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
+	25, // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
+	25, // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
+	4,  // 11: sealpost.v1.Endpoint.proposal:type_name -> sealpost.v1.Proposal
+	3,  // 12: sealpost.v1.Proposal.endpoint:type_name -> sealpost.v1.Endpoint
+	25, // 13: sealpost.v1.Proposal.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 14: sealpost.v1.Redaction.mode:type_name -> sealpost.v1.Redaction.Mode
+	6,  // 15: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
+	2,  // 16: sealpost.v1.Tls.client_certificate:type_name -> sealpost.v1.Tls.ClientCertificate
+	3,  // 17: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	3,  // 18: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	0,  // 19: sealpost.v1.ListEndpointsRequest.state:type_name -> sealpost.v1.Endpoint.State
+	3,  // 20: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
+	3,  // 21: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	26, // 22: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
+	27, // 23: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
+	11, // 24: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
+	13, // 25: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
+	14, // 26: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
+	16, // 27: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
+	17, // 28: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
+	18, // 29: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
+	19, // 30: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
+	20, // 31: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
+	21, // 32: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
+	22, // 33: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
+	12, // 34: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
+	3,  // 35: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
+	15, // 36: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
+	3,  // 37: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
+	28, // 38: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
+	3,  // 39: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
+	3,  // 40: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
+	3,  // 41: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
+	3,  // 42: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
+	23, // 43: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_endpoint_proto_init() }
@@ -1887,16 +1969,16 @@ func file_sealpost_v1_endpoint_proto_init() {
 	}
 	file_sealpost_v1_delivery_proto_init()
 	file_sealpost_v1_endpoint_proto_msgTypes[0].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[5].OneofWrappers = []any{}
 	file_sealpost_v1_endpoint_proto_msgTypes[6].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[8].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[7].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_endpoint_proto_rawDesc), len(file_sealpost_v1_endpoint_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

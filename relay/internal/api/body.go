@@ -29,9 +29,10 @@ const maxViolations = 16
 // line of text; the error kept here is what the caller gets.
 type body struct {
 	io.ReadCloser
-	limit  int64
-	fields []string // paths that were present, in proto's names: the mask of an update that names none
-	err    error
+	limit    int64
+	complete func()   // called when all was read
+	fields   []string // paths that were present, in proto's names: the mask of an update that names none
+	err      error
 }
 
 // all reads the whole body.
@@ -44,6 +45,7 @@ func (b *body) all() ([]byte, error) {
 	case err != nil:
 		return nil, errBodyUnread
 	}
+	b.complete()
 	return raw, nil
 }
 

@@ -145,7 +145,10 @@ func (d *door) endpoint(who access.Caller, call string, ref control.Ref) (*regis
 	defer d.mu.Unlock()
 	d.ref = ref
 	u, _ := relay.ParseEndpointURL("https://hooks.partner.example/crm", false)
-	return &registry.Endpoint{Endpoint: &relay.Endpoint{
+	proposed := &registry.Record{Proposed: &registry.Proposal{
+		Author: "partner", Settings: registry.Settings{URL: "https://new.example/", Headers: []registry.Header{{Name: "X-New", Value: []byte("hush")}}},
+	}}
+	return &registry.Endpoint{Record: proposed, Endpoint: &relay.Endpoint{
 		ID: cmp.Or(ref.ID, "ep_1"), Tenant: "acme", URL: u, State: relay.EndpointActive, Revision: 0x1f,
 		Redaction: relay.Redaction{Mode: relay.RedactionDenyListed, Mask: []relay.Mask{{Path: "**.card", KeepLast: 4}}},
 		TLS:       relay.TLS{ClientCertificate: relay.ClientCertificateRequired}, Scheme: "standard", ContentMode: "envelope",

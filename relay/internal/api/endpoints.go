@@ -42,7 +42,7 @@ func (s *endpointService) CreateEndpoint(ctx context.Context, r *sealpostv1.Crea
 	if err != nil {
 		return nil, err
 	}
-	out := &sealpostv1.CreateEndpointResponse{Endpoint: endpointOf(made.Endpoint.Endpoint)}
+	out := &sealpostv1.CreateEndpointResponse{Endpoint: endpointOf(made.Endpoint)}
 	if !made.Secret.Empty() {
 		out.Secret = proto.String(made.Secret.Reveal())
 	}
@@ -67,7 +67,7 @@ func (s *endpointService) ListEndpoints(ctx context.Context, r *sealpostv1.ListE
 	}
 	out := &sealpostv1.ListEndpointsResponse{NextPageToken: page.NextPageToken}
 	for _, e := range page.Endpoints {
-		out.Endpoints = append(out.Endpoints, endpointOf(e.Endpoint))
+		out.Endpoints = append(out.Endpoints, endpointOf(e))
 	}
 	return out, nil
 }
@@ -139,7 +139,7 @@ func shownEndpoint(e *registry.Endpoint, err error) (*sealpostv1.Endpoint, error
 	if err != nil {
 		return nil, err
 	}
-	return endpointOf(e.Endpoint), nil
+	return endpointOf(e), nil
 }
 
 func refOf(id, tenant, etag string) (control.Ref, error) {
@@ -180,7 +180,30 @@ func redactionOf(r *sealpostv1.Redaction) relay.Redaction {
 }
 
 // endpointOf shows an endpoint to who may see it: no secret of it.
-func endpointOf(e *relay.Endpoint) *sealpostv1.Endpoint {
+func endpointOf(e *registry.Endpoint) *sealpostv1.Endpoint {
+	out := settingsOf(e.Endpoint)
+	if e.Record == nil || e.Record.Proposed == nil {
+		return out
+	}
+	p := e.Record.Proposed
+	// The URL is shown as it was asked for: what it may be was checked then, and is again when it is approved.
+	u, _ := relay.ParseEndpointURL(p.Settings.URL, true)
+	asked := &relay.Endpoint{
+		ID: e.ID, Tenant: e.Tenant, URL: u, Owner: p.Settings.Owner, Purpose: p.Settings.Purpose, Description: p.Settings.Description,
+		EventTypes: p.Settings.EventTypes, Filter: p.Settings.Filter, Scheme: p.Settings.Scheme, ContentMode: p.Settings.ContentMode,
+		Redaction: p.Settings.Redaction, ChunkBytes: p.Settings.ChunkBytes, ChunkArray: p.Settings.ChunkArray,
+		Concurrency: p.Settings.Concurrency, Ordered: p.Settings.Ordered, RateLimit: p.Settings.RateLimit,
+		Timeout: p.Settings.Timeout, RetryFor: p.Settings.RetryFor, HTTP2: p.Settings.HTTP2, TLS: p.Settings.TLS,
+		BasicUser: p.Settings.BasicUser,
+	}
+	for _, h := range p.Settings.Headers {
+		asked.Headers = append(asked.Headers, relay.Header{Name: h.Name})
+	}
+	out.Proposal = &sealpostv1.Proposal{Endpoint: settingsOf(asked), Author: p.Author, CreateTime: stamp(p.Time)}
+	return out
+}
+
+func settingsOf(e *relay.Endpoint) *sealpostv1.Endpoint {
 	out := &sealpostv1.Endpoint{
 		Id: e.ID, Tenant: e.Tenant, Url: e.URL.String(), Owner: e.Owner, Purpose: e.Purpose, Description: e.Description,
 		EventTypes: e.EventTypes, Filter: e.Filter, Scheme: string(e.Scheme), ContentMode: string(e.ContentMode),
@@ -212,8 +235,13 @@ func endpointOf(e *relay.Endpoint) *sealpostv1.Endpoint {
 	return out
 }
 
-// An etag is the revision in hex.
-func etagOf(revision uint64) string { return strconv.FormatUint(revision, 16) }
+// etagOf is the revision in hex; empty where there is none, as in a proposal.
+func etagOf(revision uint64) string {
+	if revision == 0 {
+		return ""
+	}
+	return strconv.FormatUint(revision, 16)
+}
 
 // revisionOf reads an etag; 0, no condition, where there is none.
 func revisionOf(etag string) (uint64, error) {
@@ -245,7 +273,7 @@ func maskOf(ctx context.Context, r *sealpostv1.UpdateEndpointRequest) ([]string,
 		switch {
 		case !ok && len(bad) < maxViolations:
 			bad.Add("updateMask", "%q is no field of an endpoint", shown(p))
-		case ok && !outputOnly(name):
+		case ok && !outputOnly(strings.SplitN(name, ".", 2)[0]):
 			out = append(out, name)
 		}
 	}
@@ -258,7 +286,7 @@ func maskOf(ctx context.Context, r *sealpostv1.UpdateEndpointRequest) ([]string,
 // outputOnly fields are passed over in what callers send (AIP-203); id and etag say which endpoint is meant.
 func outputOnly(name string) bool {
 	switch name {
-	case "id", "tenant", "etag", "state", "stateReason", "registrant", "approver", "createTime", "updateTime", "approveTime":
+	case "id", "tenant", "etag", "state", "stateReason", "registrant", "approver", "createTime", "updateTime", "approveTime", "proposal":
 		return true
 	}
 	return false

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -408,3 +409,5 @@ func BenchmarkPublishStream(b *testing.B) {
 }
 
 var _ grpc.ClientConnInterface = (*loopback)(nil)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -36,7 +36,7 @@ const (
 	maxHTTPHeader = 32 << 10  // bytes
 	headerTime    = 5 * time.Second
 	bodyTime      = 30 * time.Second
-	answerTime    = 60 * time.Second
+	answerTime    = 90 * time.Second // longer than a test attempt can last
 	idleTime      = 2 * time.Minute
 	bodiesInAll   = 256 << 20 // bytes of bodies being read or worked on at once
 )
@@ -106,6 +106,7 @@ func (s *Server) harden(next http.Handler) http.Handler {
 				writeError(w, s.guard.panicked(r.Pattern, p), s.log)
 			}
 		}()
+		bound(w, r)
 		next.ServeHTTP(challenge{w}, r)
 	})
 }
@@ -172,12 +173,14 @@ func (s *Server) admitHTTP(next http.Handler) http.Handler {
 			defer bodies.Release(weight)
 		}
 		b := &body{ReadCloser: http.MaxBytesReader(w, r.Body, limit+1), limit: limit}
+		// Once the body is there, a read deadline would end the call when it passes: net/http goes on reading, to hear
+		// the caller leave.
+		b.complete = func() { _ = http.NewResponseController(w).SetReadDeadline(time.Time{}) }
 		call := &restCall{query: r.URL.Query(), fieldsInBody: r.Method == http.MethodPost && strings.Contains(path.Base(r.URL.Path), ":"), body: b}
 		ctx := context.WithValue(withCaller(r.Context(), caller), restKey{}, call)
 		ctx = peer.NewContext(ctx, &peer.Peer{Addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))})
 		r = r.WithContext(ctx)
 		r.Body = b
-		bound(w, r)
 		if event {
 			s.cloudEvent(w, r, b)
 			return
@@ -195,16 +198,19 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // bound sets how long a body may take to come and an answer to go. A stream of answers lasts as long as its caller
-// stays. A writer without deadlines, as in tests, is left as it is.
+// stays. It is called for every request: net/http leaves a write deadline as it is for the next one of a
+// connection. A writer without deadlines is left as it is.
 func bound(w http.ResponseWriter, r *http.Request) {
 	c := http.NewResponseController(w)
 	now := time.Now()
 	if r.ContentLength != 0 {
 		_ = c.SetReadDeadline(now.Add(bodyTime))
 	}
+	var end time.Time
 	if r.URL.Path != "/v1/deliveries:watch" {
-		_ = c.SetWriteDeadline(now.Add(answerTime))
+		end = now.Add(answerTime)
 	}
+	_ = c.SetWriteDeadline(end)
 }
 
 // bodyLimit is how large a request's body may be, and whether it is a CloudEvent.

@@ -2,15 +2,19 @@ package api
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sealpost/sealpost/proto/sealpost/v1"
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/control"
@@ -260,6 +264,8 @@ func TestRoutesOverREST(t *testing.T) {
 	for _, tt := range []struct{ method, path, body, call, contains string }{
 		{"POST", "/v1/endpoints?requestId=r1", `{"tenant":"acme"}`, "create", `"secret":"whsec_once"`},
 		{"GET", "/v1/endpoints/ep_9", "", "get", `"id":"ep_9"`},
+		{"GET", "/v1/endpoints/ep_9", "", "get", `"author":"partner"`},
+		{"GET", "/v1/endpoints/ep_9", "", "get", `"url":"https://new.example/"`},
 		{"GET", "/v1/endpoints?tenant=acme&state=PAUSED", "", "list acme PAUSED", `"nextPageToken":"more"`},
 		{"PATCH", "/v1/endpoints/ep_9", `{"url":"https://x.example"}`, "update", `"etag":"1f"`},
 		{"DELETE", "/v1/endpoints/ep_9?etag=1f", "", "delete", "{}"},
@@ -401,6 +407,38 @@ func TestWatchOverREST(t *testing.T) {
 	f.api.Stop(t.Context()) // ends the watch, and says why
 	if !lines.Scan() || !strings.Contains(compact(lines.Text()), `"error":{"code":14`) {
 		t.Errorf("last line %q", lines.Text())
+	}
+}
+
+func TestOverTLS(t *testing.T) {
+	t.Parallel()
+	web := httptest.NewUnstartedServer(nil)
+	web.StartTLS()
+	defer web.Close()
+	f := serve(t, newDoor(), &tls.Config{Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS13})
+	if a := f.call(t, "GET", "/v1/deliveries", ""); a.code != 200 || a.header.Get("Strict-Transport-Security") != "max-age=31536000" {
+		t.Errorf("%d, %q", a.code, a.header.Get("Strict-Transport-Security"))
+	}
+	_, err := sealpostv1.NewEventServiceClient(f.conn).PublishEvent(as(t.Context(), "good"), &sealpostv1.PublishEventRequest{Event: someEvent("a")})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A body that stays away ends the call, and holds nothing up.
+func TestBodyThatBreaksOff(t *testing.T) {
+	t.Parallel()
+	f := serve(t, newDoor(), nil)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"tenant\":")
+	conn.(*net.TCPConn).CloseWrite()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != 400 {
+		t.Errorf("%v, %v", resp, err)
 	}
 }
 
