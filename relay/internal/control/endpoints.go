@@ -313,7 +313,7 @@ func pageStart(size int, token string) (after string, err error) {
 		bad.Add("pageSize", "must be 1 to %d", maxListedAtOnce)
 	}
 	last, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(last) > 64 {
+	if err != nil || len(last) > 64 || pageToken(string(last)) != token { // the decoder passes over line breaks
 		bad.Add("pageToken", "is not one of this query's")
 	}
 	return string(last), bad.Err()

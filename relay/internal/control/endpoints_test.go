@@ -592,3 +592,22 @@ func TestDevIsLeft(t *testing.T) {
 		t.Errorf("audit: %v", trail)
 	}
 }
+
+func FuzzListAndMask(f *testing.F) {
+	f.Add(pageToken("ep_a"), "event_types")
+	f.Add("", "tls.clientCertificate")
+	f.Add("*", "headers[0]")
+	f.Fuzz(func(t *testing.T, token, path string) {
+		if last, err := pageStart(0, token); err == nil && pageToken(last) != token {
+			t.Fatalf("page token %q is another spelling of %q", token, pageToken(last))
+		}
+		if name := camel(path); camel(name) != name {
+			t.Fatalf("%q: %q, %q", path, name, camel(name))
+		}
+		to := goodSpec()
+		before := to
+		if err := overlay(&to, &Spec{}, []string{path}); err != nil && !same(&to, &before) {
+			t.Fatalf("%q was refused and changed something", path)
+		}
+	})
+}

@@ -2,6 +2,7 @@ package keys
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,6 +83,16 @@ func TestPseudonymKeys(t *testing.T) {
 	a, b := root.Pseudonym("acme"), root.Pseudonym("globex")
 	if len(a) != Size || bytes.Equal(a, b) || !bytes.Equal(a, root.Pseudonym("acme")) || bytes.Equal(a, testRoot(t, 2).Pseudonym("acme")) {
 		t.Fatal("pseudonym keys must be stable and differ by tenant and root")
+	}
+}
+
+func TestDigest(t *testing.T) {
+	t.Parallel()
+	root := testRoot(t, 1)
+	a := root.Digest("p", []byte("x"))
+	if !bytes.Equal(a, root.Digest("p", []byte("x"))) || bytes.Equal(a, root.Digest("q", []byte("x"))) || bytes.Equal(a, root.Digest("p", []byte("y"))) ||
+		bytes.Equal(a, testRoot(t, 2).Digest("p", []byte("x"))) {
+		t.Fatal("a digest must tell purpose, data and root")
 	}
 }
 
@@ -175,27 +186,30 @@ func TestWriteNewNeverReplaces(t *testing.T) {
 	}
 }
 
+// sealedOnce was sealed by a root of 32 sevens; that it opens also shows that the format and the derivation stay.
+const sealedOnce = "535053015caaae6e27d574008929f8138cdc82c9347e6300e361db7be9c7c20300d8794d1242fcd5275cbe877f93"
+
 func FuzzOpen(f *testing.F) {
 	root := testRoot(f, 7)
 	at := Place{"acme", "ep_1", "bearer"}
-	good, err := root.Seal([]byte("secret"), at)
+	good, err := hex.DecodeString(sealedOnce)
 	if err != nil {
 		f.Fatal(err)
+	}
+	if plain, err := root.Open(good, at); err != nil || string(plain) != "secret" {
+		f.Fatalf("what was sealed before does not open: %v", err)
 	}
 	f.Add(good)
 	f.Add(good[:len(good)-1])
 	f.Add([]byte(magic))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, sealed []byte) {
-		plain, err := root.Open(sealed, at)
-		if err != nil {
-			if !errors.Is(err, ErrSealed) && !errors.Is(err, ErrOtherKey) {
-				t.Fatalf("unknown error: %v", err)
-			}
-			return
+		_, err := root.Open(sealed, at)
+		if err != nil && !errors.Is(err, ErrSealed) && !errors.Is(err, ErrOtherKey) {
+			t.Fatalf("unknown error: %v", err)
 		}
-		// Only what Seal made opens: nobody without the key can make another.
-		if !bytes.Equal(sealed, good) || string(plain) != "secret" {
+		// Nobody without the key can make another that opens.
+		if err == nil && !bytes.Equal(sealed, good) {
 			t.Fatalf("opened a value that was not sealed: %x", sealed)
 		}
 	})
