@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -59,6 +60,9 @@ type Events struct {
 	bytes  int64 // queued, written and not yet answered
 	closed bool
 	flying *group // being written and acknowledged
+
+	accepted atomic.Uint64 // the highest sequence that was answered
+	consumed atomic.Uint64 // the first sequence that was not routed; 0: unknown in this process
 
 	wake    chan struct{} // one token: the queue is not empty
 	synced  chan *group   // acknowledged groups on their way to the sync
@@ -173,6 +177,10 @@ func (e *Events) AcceptAll(ctx context.Context, entries []Entry) []Result {
 	return out
 }
 
+// Consumed tells the log that its reader has taken everything up to seq. Once told, Accept answers ErrBusy while more than
+// MaxUnread events wait to be read, so that what was accepted is not left further and further behind.
+func (e *Events) Consumed(seq uint64) { e.consumed.Store(seq + 1) }
+
 func (p *pending) size() int64 { return int64(len(p.entry.Payload) + len(p.entry.ID) + frameBytes) }
 
 func (e *Events) enqueue(p *pending) error {
@@ -186,6 +194,9 @@ func (e *Events) enqueue(p *pending) error {
 	}
 	if err := e.diskSpace(); err != nil {
 		return err
+	}
+	if read := e.consumed.Load(); read > 0 && e.accepted.Load() >= read+uint64(e.j.opt.MaxUnread) {
+		return &BusyError{RetryAfter: 250 * time.Millisecond}
 	}
 	if e.bytes > 0 && e.bytes+p.size() > e.j.opt.MaxUncommittedBytes {
 		return &BusyError{RetryAfter: 100 * time.Millisecond}
@@ -387,7 +398,9 @@ func (e *Events) sync() {
 		}
 		err := e.disk.sync()
 		if err == nil {
-			e.advance(highest(gs))
+			top := highest(gs)
+			e.advance(top)
+			e.accepted.Store(max(e.accepted.Load(), top)) // only here
 		}
 		for _, g := range gs {
 			e.answer(g, err)

@@ -245,6 +245,24 @@ func TestAcceptBackPressure(t *testing.T) {
 	mustAccept(t, j, "10", "later")
 }
 
+func TestAcceptWaitsForTheReader(t *testing.T) {
+	t.Parallel()
+	j := open(t, Options{Dir: t.TempDir(), MaxUnread: 5})
+	e := j.Events(0)
+	for i := range 20 { // nobody reads in this process: no bound
+		mustAccept(t, j, strconv.Itoa(i), "x")
+	}
+	e.Consumed(15)
+	if _, err := e.Accept(t.Context(), entry("20", "x")); !errors.Is(err, ErrBusy) {
+		t.Errorf("with 5 unread: %v, want ErrBusy", err)
+	}
+	e.Consumed(16)
+	mustAccept(t, j, "20", "x")
+	if _, err := e.Accept(t.Context(), entry("21", "x")); !errors.Is(err, ErrBusy) {
+		t.Errorf("with 5 unread again: %v, want ErrBusy", err)
+	}
+}
+
 func TestFailedSyncStopsTheJournal(t *testing.T) {
 	t.Parallel()
 	g := &gate{}

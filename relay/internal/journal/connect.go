@@ -215,10 +215,15 @@ func version(s string) (v [3]int) {
 // of no use to an operator of Sealpost.
 type serverLog struct{ log *slog.Logger }
 
-func (serverLog) Noticef(string, ...any)          {}
-func (serverLog) Debugf(string, ...any)           {}
-func (serverLog) Tracef(string, ...any)           {}
-func (l serverLog) Warnf(format string, v ...any) { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (serverLog) Noticef(string, ...any) {}
+func (serverLog) Debugf(string, ...any)  {}
+func (serverLog) Tracef(string, ...any)  {}
+func (l serverLog) Warnf(format string, v ...any) {
+	// That large events are allowed is our choice, and no news at each start.
+	if !strings.HasPrefix(format, "Maximum payloads over") {
+		l.log.Warn(fmt.Sprintf(format, v...))
+	}
+}
 func (l serverLog) Errorf(format string, v ...any) {
 	l.log.Error(fmt.Sprintf(format, v...))
 }

@@ -92,6 +92,10 @@ type Options struct {
 	// it Accept answers ErrBusy. Default 64 MiB.
 	MaxUncommittedBytes int64
 
+	// MaxUnread bounds the events that a reader who calls Consumed may be behind;
+	// beyond it Accept answers ErrBusy. Default 262,144.
+	MaxUnread int
+
 	// MinFreeDisk is the number of bytes below which Accept answers ErrFull.
 	// Default max(1 GiB, 5 % of the disk); negative is no check. Embedded only.
 	MinFreeDisk int64
@@ -123,6 +127,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.DedupWindow = cmp.Or(o.DedupWindow, 10*time.Minute)
 	o.MaxEventBytes = cmp.Or(o.MaxEventBytes, defaultEventBytes)
 	o.MaxUncommittedBytes = cmp.Or(o.MaxUncommittedBytes, 64<<20)
+	o.MaxUnread = cmp.Or(o.MaxUnread, 1<<18)
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
@@ -147,8 +152,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("journal: deduplication window %v: want 1s to 24h", o.DedupWindow)
 	case o.MaxEventBytes < 1 || o.MaxEventBytes > maxEventBytes:
 		return o, fmt.Errorf("journal: event bound %d: want 1 to %d bytes", o.MaxEventBytes, maxEventBytes)
-	case o.EventsMaxBytes < 1 || o.OutcomesMaxBytes < 1 || o.MaxUncommittedBytes < 1:
-		return o, errors.New("journal: byte bounds must be positive")
+	case o.EventsMaxBytes < 1 || o.OutcomesMaxBytes < 1 || o.MaxUncommittedBytes < 1 || o.MaxUnread < 1:
+		return o, errors.New("journal: bounds must be positive")
 	case o.URL == "" && o.Dir == "":
 		return o, errors.New("journal: neither a data folder nor a server is given")
 	case o.URL == "" && o.Durability != Embedded:

@@ -63,6 +63,7 @@ func (l *loop) admit(r routed) error {
 	}
 	defer l.ahead.Release(r.weight)
 	seq := r.event.Seq
+	l.events.Consumed(seq)
 	if len(r.results) == 0 {
 		return l.admitUnmatched(r.event)
 	}
@@ -185,7 +186,7 @@ func (l *loop) giveBack(t *task, reason relay.Reason) error {
 	}
 	delete(l.live, t.key)
 	if !t.first {
-		l.state.SetStatus(t.key, owner.Ready)
+		l.state.SetBusy(t.key, false)
 		return nil
 	}
 	return l.record(t.outcome(relay.Parked, reason), true, false)

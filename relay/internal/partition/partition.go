@@ -84,17 +84,21 @@ const readAhead = 64 << 20
 func Run(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	started := o.Clock()
-	state, err := restore(ctx, o)
-	if err != nil {
-		return fmt.Errorf("partition %d: %w", o.Partition, err)
-	}
 	appender, err := o.Journal.Outcomes(o.Partition).NewAppender(ctx)
 	if err != nil {
 		return fmt.Errorf("partition %d: %w", o.Partition, err)
 	}
 	defer appender.Close()
+	// What an earlier run in this process appended may not be durable yet, and only durable records can be read.
+	if _, err := appender.Sync(ctx); err != nil {
+		return fmt.Errorf("partition %d: %w", o.Partition, err)
+	}
+	state, err := restore(ctx, o)
+	if err != nil {
+		return fmt.Errorf("partition %d: %w", o.Partition, err)
+	}
 	if appender.Last() != state.Folded() {
-		return fmt.Errorf("partition %d: %w: another owner wrote while this one started", o.Partition, journal.ErrFenced)
+		return fmt.Errorf("partition %d: %w: outcomes end at %d and the state at %d", o.Partition, journal.ErrFenced, appender.Last(), state.Folded())
 	}
 	o.Logger.Info("partition owned", "partition", o.Partition, "cursor", state.Cursor(), "open_endpoints", len(state.Endpoints()),
 		"took", o.Clock().Sub(started))
@@ -129,6 +133,10 @@ func restore(ctx context.Context, o Options) (*owner.State, error) {
 		if from < log.First {
 			return nil, fmt.Errorf("checkpoint needs outcomes from %d on, and the log begins at %d", from, log.First)
 		}
+		if state.Cursor() > events.Last {
+			// What comes next would be taken for routed.
+			return nil, fmt.Errorf("checkpoint stands at event %d, and the log ends at %d: it is another journal's", state.Cursor(), events.Last)
+		}
 	default:
 		// Before the first checkpoint nothing was trimmed.
 		state = owner.New(max(events.First, 1) - 1)
@@ -162,6 +170,7 @@ func (l *loop) run(ctx context.Context) error {
 	}
 	var beside sync.WaitGroup
 	from := l.state.Cursor() + 1
+	l.events.Consumed(from - 1)
 	beside.Go(func() { l.read(reading, from) })
 	beside.Go(func() { l.fetch(work) })
 	beside.Go(func() { l.keepSynced(work) })
@@ -184,6 +193,14 @@ func (l *loop) run(ctx context.Context) error {
 func (l *loop) settleUp() error {
 	ctx, cancel := context.WithTimeout(l.work, 30*time.Second)
 	defer cancel()
+	for l.checkpoint.saving { // two at once would fence each other
+		select {
+		case s := <-l.savedC:
+			l.saved(s)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	if _, err := l.appender.Sync(ctx); err != nil {
 		return err
 	}
@@ -221,7 +238,7 @@ func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
 		o: o, log: o.Logger.With("partition", o.Partition), metrics: o.Metrics,
 		state: state, lanes: lane.New[*task](o.Limits), appender: appender,
 		events: o.Journal.Events(o.Partition),
-		live:   map[owner.Key]*task{}, purging: map[string]struct{}{}, configured: map[string]uint64{},
+		live:   map[owner.Key]*task{}, reopening: map[owner.Key]struct{}{}, purging: map[string]struct{}{}, configured: map[string]uint64{},
 		routedC: make(chan routed, 256), fetchC: make(chan []fetchItem, 1), fetchedC: make(chan fetched, 16),
 		courierC: make(chan *task, o.Limits.InFlight), resultC: make(chan result, 1024),
 		commandC: make(chan command, 16), syncedC: make(chan synced, 1), snapshotC: make(chan *registry.Snapshot, 1),
