@@ -47,7 +47,7 @@ func loadConfig(file string, environ []string, flags map[string]string) (config,
 			return c, fmt.Errorf("configuration: %w", err)
 		}
 		if err := decodeConfig(text, &c); err != nil {
-			return c, fmt.Errorf("configuration %s: %w", file, err)
+			return c, usagef("configuration %s: %v", file, err)
 		}
 	}
 	keys := leafKeys(reflect.TypeFor[config](), "")
@@ -56,7 +56,7 @@ func loadConfig(file string, environ []string, flags map[string]string) (config,
 		for _, entry := range environ {
 			if have, value, _ := strings.Cut(entry, "="); have == name && value != "" {
 				if err := setKey(&c, key, value); err != nil {
-					return c, fmt.Errorf("%s: %w", name, err)
+					return c, usagef("%s: %v", name, err)
 				}
 			}
 		}
@@ -307,7 +307,7 @@ func printConfig(w io.Writer, c config) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(out)
+	_, err = fmt.Fprintf(w, "# 0, 0s, \"\" and [] stand for a key's default.\n%s", out)
 	return err
 }
 

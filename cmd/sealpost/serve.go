@@ -38,7 +38,7 @@ const serveHelp = `Run the server: everything embedded, on loopback, where nothi
 
 Flags go over SEALPOST_ variables, and those over the configuration file. The file is YAML; a key that is not known is
 refused. Durations are written 5s, 10m or 72h, sizes as bytes or as 64MiB. Each key also has a variable:
-journal.dedupWindow is SEALPOST_JOURNAL_DEDUP_WINDOW. --print-config shows all keys with the values in force.
+journal.dedupWindow is SEALPOST_JOURNAL_DEDUP_WINDOW. --print-config shows all keys with the values in force, as a file.
 
 It says "ready", alone on a line of standard error, when it is. SIGTERM and SIGINT stop it: nothing new is accepted and what
 is in flight may end. A second signal stops it at once, and nothing that was accepted is lost.
@@ -101,7 +101,7 @@ func serve(ctx context.Context, c config, show bool, out, errs io.Writer) error 
 	}
 	c.Logger, c.Version, c.OpenView = log, buildVersion(), openView
 	if c.Options, err = c.Options.Effective(); err != nil {
-		return err
+		return usagef("configuration: %v", err)
 	}
 	if show {
 		return printConfig(out, c)

@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ const (
 	fileSecretsKey    = "secrets.key"
 	folderCA          = "ca"
 	folderJournal     = "journal"
+	folderView        = "view"
 )
 
 // App is one Sealpost process.
@@ -192,7 +194,7 @@ func (a *App) openAccess(ctx context.Context) error {
 }
 
 func (a *App) openView(ctx context.Context) (err error) {
-	if a.view, err = a.o.OpenView(ctx, a.o.Redis, a.log); err != nil {
+	if a.view, err = a.o.OpenView(ctx, cmp.Or(a.o.Redis, a.path(folderView)), a.log); err != nil {
 		return err
 	}
 	a.onClose("view", func(context.Context) error { return a.view.Close() })

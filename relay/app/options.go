@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -160,9 +159,7 @@ func (o Options) withDefaults() (Options, error) {
 	defaultTo(&o.Retention.Age, 7*24*time.Hour)
 	defaultTo(&o.Retention.ViewBytes, 8<<30)
 	defaultTo(&o.Version, "dev")
-	if o.Redis == "" {
-		o.Redis = filepath.Join(o.Data, "view")
-	} else if !strings.Contains(o.Redis, "://") {
+	if o.Redis != "" && !strings.Contains(o.Redis, "://") {
 		return o, errors.New("redis: must be a URL such as redis://localhost:6379/0")
 	}
 	if o.Logger == nil {
@@ -181,7 +178,7 @@ func (o *Options) check() error {
 	switch o.Role {
 	case RoleAll:
 	case RoleAPI, RoleRelay:
-		if o.NATS.URL == "" || !strings.Contains(o.Redis, "://") {
+		if o.NATS.URL == "" || o.Redis == "" {
 			return fmt.Errorf("role: %q shares its work with other processes and needs nats.url and redis", o.Role)
 		}
 	default:
