@@ -195,7 +195,7 @@ func (e *Events) enqueue(p *pending) error {
 	if err := e.diskSpace(); err != nil {
 		return err
 	}
-	if read := e.consumed.Load(); read > 0 && e.accepted.Load() >= read+uint64(e.j.opt.MaxUnread) {
+	if read := e.consumed.Load(); read > 0 && e.accepted.Load()+1 >= read+uint64(e.j.opt.MaxUnread) {
 		return &BusyError{RetryAfter: 250 * time.Millisecond}
 	}
 	if e.bytes > 0 && e.bytes+p.size() > e.j.opt.MaxUncommittedBytes {
