@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
@@ -145,6 +146,10 @@ func newEventID() string {
 	return "evt_" + eventIDs.EncodeToString(b[:])
 }
 
+// reservedTypes begin the types of what the relay itself sends, such as tests: nobody publishes one, so that a receiver
+// can tell them from facts of the CRM.
+const reservedTypes = "sealpost."
+
 // lastYear is the last that the journal's records can hold: they count nanoseconds since 1970 in 64 bits.
 const lastYear = 2261
 
@@ -152,6 +157,9 @@ func (c *Control) checkEvent(who access.Caller, ev *relay.Event) error {
 	bad := ev.Check()
 	if ev.Time.Year() > lastYear && ev.Time.Year() <= 9999 {
 		bad.Add("time", "must be before the year %d", lastYear+1)
+	}
+	if strings.HasPrefix(ev.Type, reservedTypes) {
+		bad.Add("type", "must not begin with %s: these are the relay's own", reservedTypes)
 	}
 	switch most := c.MaxDataBytes; {
 	case len(ev.Data) == 0:

@@ -116,6 +116,7 @@ func TestRefusedEventsTouchNoOther(t *testing.T) {
 	}{
 		{event("bad.id"), "id"}, {event(strings.Repeat("x", 65)), "id"},
 		{event("e", func(e *relay.Event) { e.Type = "Contact" }), "type"},
+		{event("e", func(e *relay.Event) { e.Type = "sealpost.test" }), "type"},
 		{event("e", func(e *relay.Event) { e.Subject = "a\nb" }), "subject"},
 		{event("e", func(e *relay.Event) { e.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) }), "time"},
 		{event("e", func(e *relay.Event) { e.Tenant = "No" }), "tenant"},
