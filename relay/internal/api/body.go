@@ -72,7 +72,7 @@ func decodeJSON(raw []byte, msg proto.Message) ([]string, error) {
 		return nil, relay.Invalid{{Field: "body", Rule: "must be a JSON object"}}
 	}
 	if err := w.object(msg.ProtoReflect().Descriptor(), ""); err != nil {
-		return nil, malformed("body", raw, err)
+		return nil, malformed(msg.ProtoReflect().Descriptor(), raw, err)
 	}
 	if rest := bytes.TrimLeft(raw[w.dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
 		return nil, relay.Invalid{{Field: "body", Rule: fmt.Sprintf("must be one JSON value; there is more at byte %d", len(raw)-len(rest))}}
@@ -345,20 +345,43 @@ func enumNames(enum protoreflect.EnumDescriptor) string {
 	return strings.Join(names, ", ")
 }
 
-// malformed describes a body that is not JSON as it must be, without quoting it.
-func malformed(field string, raw []byte, err error) error {
+// malformed describes a body that is not JSON as it must be: the field of schema that the fault is in, the rule and the
+// byte of the body. Names beyond the schema are content and are not repeated.
+func malformed(schema protoreflect.MessageDescriptor, raw []byte, err error) error {
 	if errors.Is(err, redact.ErrTooDeep) {
-		return relay.Invalid{{Field: field, Rule: redact.ErrTooDeep.Error()}}
+		return relay.Invalid{{Field: "body", Rule: redact.ErrTooDeep.Error()}}
 	}
 	var doc *redact.DocumentError
 	if !errors.As(err, &doc) && !errors.As(redact.Validate(raw), &doc) {
-		return relay.Invalid{{Field: field, Rule: "is not valid JSON (RFC 8259)"}}
+		return relay.Invalid{{Field: "body", Rule: "is not valid JSON (RFC 8259)"}}
 	}
-	rule := fmt.Sprintf("%v at byte %d", doc.Rule, doc.Offset)
-	if doc.Pointer != "" {
-		rule += fmt.Sprintf(", in %q", string(doc.Pointer))
+	return relay.Invalid{{Field: fieldAt(schema, doc.Pointer), Rule: fmt.Sprintf("%v at byte %d of the body", doc.Rule, doc.Offset)}}
+}
+
+// fieldAt is the innermost field of schema that a pointer leads through; "body" where there is none.
+func fieldAt(schema protoreflect.MessageDescriptor, pointer jsontext.Pointer) string {
+	path, list := "", false
+	for token := range pointer.Tokens() {
+		if list {
+			path, list = path+"["+token+"]", false
+			continue
+		}
+		var field protoreflect.FieldDescriptor
+		if schema != nil {
+			field = schema.Fields().ByJSONName(token)
+		}
+		if field == nil {
+			break
+		}
+		path, list, schema = join(path, field.JSONName()), field.IsList(), nil
+		if field.Message() != nil && !wellKnown(field.Message()) {
+			schema = field.Message()
+		}
 	}
-	return relay.Invalid{{Field: field, Rule: rule}}
+	if path == "" {
+		return "body"
+	}
+	return path
 }
 
 func wellKnown(m protoreflect.MessageDescriptor) bool {

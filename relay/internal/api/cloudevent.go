@@ -79,7 +79,7 @@ const maxAttributes = 64
 func readAttributes(raw []byte) (attributes, error) {
 	a := attributes{text: map[string]string{}}
 	if err := redact.Validate(raw); err != nil {
-		return a, malformed("body", raw, err)
+		return a, malformed(nil, raw, err)
 	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(raw))
 	if dec.PeekKind() != '{' {
@@ -101,7 +101,7 @@ func readAttributes(raw []byte) (attributes, error) {
 		}
 	}
 	if err != nil {
-		return a, malformed("body", raw, err)
+		return a, malformed(nil, raw, err)
 	}
 	return a, nil
 }

@@ -253,7 +253,7 @@ func TestPublishStreamHoldsBack(t *testing.T) {
 	progress := make(chan struct{}, 1000)
 	go func() {
 		n := 0
-		for ; n < 200 && stream.Send(&sealpostv1.PublishEventsRequest{Number: uint64(n), Event: big}) == nil; n++ {
+		for ; n < 64 && stream.Send(&sealpostv1.PublishEventsRequest{Number: uint64(n), Event: big}) == nil; n++ {
 			progress <- struct{}{}
 		}
 		sent <- n
@@ -268,7 +268,7 @@ func TestPublishStreamHoldsBack(t *testing.T) {
 		}
 	}
 	close(d.block)
-	if n := <-sent; n != 200 {
+	if n := <-sent; n != 64 {
 		t.Errorf("%d were sent once the door opened", n)
 	}
 }

@@ -117,14 +117,15 @@ func TestRefusedBodies(t *testing.T) {
 		code             int
 		field, rule      string
 	}{
-		{"not JSON", "/v1/events", `{"tenant":`, "", 400, "body", "not valid JSON at byte 10"},
+		{"not JSON", "/v1/events", `{"tenant":`, "", 400, "tenant", "not valid JSON at byte 10"},
 		{"not an object", "/v1/events", `[]`, "", 400, "body", "must be a JSON object"},
 		{"trailing", "/v1/events", `{} {}`, "", 400, "body", "more at byte 3"},
-		{"duplicate name", "/v1/events", `{"id":"a","id":"b"}`, "", 400, "body", "duplicate key at byte 10"},
-		{"duplicate in data", "/v1/events", `{"data":{"a":1,"a":2}}`, "", 400, "body", "duplicate key at byte 15"},
+		{"duplicate name", "/v1/events", `{"id":"a","id":"b"}`, "", 400, "id", "duplicate key at byte 10"},
+		{"duplicate in data", "/v1/events", `{"data":{"card":{"a":1,"a":2}}}`, "", 400, "data", "duplicate key at byte 23 of the body"},
+		{"duplicate in a batch", "/v1/events:batch", `{"events":[{},{"data":{"7":{"a":1,"a":2}}}]}`, "", 400, "events[1].data", "duplicate key at byte 34"},
 		{"two names of one field", "/v1/endpoints", `{"eventTypes":[],"event_types":[]}`, "", 400, "eventTypes", ""},
-		{"invalid UTF-8", "/v1/events", "{\"subject\":\"\xff\"}", "", 400, "body", "invalid UTF-8 at byte 12"},
-		{"lone surrogate", "/v1/events", `{"data":"\ud800"}`, "", 400, "body", "at byte"},
+		{"invalid UTF-8", "/v1/events", "{\"subject\":\"\xff\"}", "", 400, "subject", "invalid UTF-8 at byte 12"},
+		{"lone surrogate", "/v1/events", `{"data":"\ud800"}`, "", 400, "data", "at byte"},
 		{"deep data", "/v1/events", `{"tenant":"acme","id":"x","type":"a.b","data":` + deep + `}`, "", 400, "data", "nested deeper than 128"},
 		{"deep unknown", "/v1/events", `{"x":` + deep + `}`, "", 400, "body", "nested deeper than 128"},
 		{"unknown field", "/v1/events", `{"tennant":"acme"}`, "", 400, "tennant", "is not a field here; the nearest is tenant"},
