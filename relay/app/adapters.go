@@ -33,7 +33,7 @@ func (o owners) Cancel(ctx context.Context, ref control.DeliveryRef) error {
 }
 
 func owned(ref control.DeliveryRef) partition.Ref {
-	return partition.Ref{DeliveryID: ref.DeliveryID, EndpointID: ref.EndpointID, Seq: ref.Seq}
+	return partition.Ref{DeliveryID: ref.DeliveryID, EndpointID: ref.EndpointID, Seq: ref.Seq, Attempts: ref.Attempts}
 }
 
 func refusal(err error, act string) error {

@@ -685,6 +685,9 @@ type EndpointRecord struct {
 	Proposed *EndpointRecord `protobuf:"bytes,42,opt,name=proposed,proto3" json:"proposed,omitempty"`
 	// SHA-256 of what the creation asked for, so that a repeat with other content is told from a safe one.
 	RequestDigest []byte `protobuf:"bytes,43,opt,name=request_digest,json=requestDigest,proto3" json:"request_digest,omitempty"`
+	// How long it had not been active until its last change of state, in nanoseconds, and when the present spell began.
+	Inactive      int64 `protobuf:"varint,44,opt,name=inactive,proto3" json:"inactive,omitempty"`
+	InactiveSince int64 `protobuf:"varint,45,opt,name=inactive_since,json=inactiveSince,proto3" json:"inactive_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1018,6 +1021,20 @@ func (x *EndpointRecord) GetRequestDigest() []byte {
 		return x.RequestDigest
 	}
 	return nil
+}
+
+func (x *EndpointRecord) GetInactive() int64 {
+	if x != nil {
+		return x.Inactive
+	}
+	return 0
+}
+
+func (x *EndpointRecord) GetInactiveSince() int64 {
+	if x != nil {
+		return x.InactiveSince
+	}
+	return 0
 }
 
 type MaskRecord struct {
@@ -1530,7 +1547,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vbody_sha256\x18\x13 \x01(\tR\n" +
 	"bodySha256\x12#\n" +
 	"\rresponse_body\x18\x14 \x01(\fR\fresponseBody\x12#\n" +
-	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xac\v\n" +
+	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xef\v\n" +
 	"\x0eEndpointRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -1588,7 +1605,9 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18) \x01(\tR\trequestId\x127\n" +
 	"\bproposed\x18* \x01(\v2\x1b.sealpost.v1.EndpointRecordR\bproposed\x12%\n" +
-	"\x0erequest_digest\x18+ \x01(\fR\rrequestDigest\"=\n" +
+	"\x0erequest_digest\x18+ \x01(\fR\rrequestDigest\x12\x1a\n" +
+	"\binactive\x18, \x01(\x03R\binactive\x12%\n" +
+	"\x0einactive_since\x18- \x01(\x03R\rinactiveSince\"=\n" +
 	"\n" +
 	"MaskRecord\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1b\n" +

@@ -36,6 +36,7 @@ type DeliveryRef struct {
 	EventID    string
 	Partition  int
 	Seq        uint64
+	Attempts   int // made so far, so that the next one's number follows
 }
 
 // Owners reaches the owner of a tenant's partition, in this process or another. All of it may be called concurrently.

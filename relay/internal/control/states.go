@@ -258,7 +258,7 @@ func (c *Control) settle(ctx context.Context, e *registry.Endpoint) error {
 }
 
 func (c *Control) move(r *registry.Record, to relay.EndpointState, reason string) {
-	r.State, r.StateReason, r.UpdateTime = to, reason, c.now()
+	r.MoveTo(to, reason, c.now())
 }
 
 // erase makes a tombstone: who it was and where it went stays, its secrets do not.

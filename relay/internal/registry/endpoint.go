@@ -149,6 +149,7 @@ func plain(r *Record) *relay.Endpoint {
 		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, BasicUser: s.BasicUser,
 		State: r.State, StateReason: r.StateReason, Registrant: r.Registrant, Approver: r.Approver,
 		CreateTime: r.CreateTime, UpdateTime: r.UpdateTime, ApproveTime: r.ApproveTime, Revision: r.Revision,
+		Inactive: r.Inactive, InactiveSince: r.InactiveSince,
 	}
 }
 

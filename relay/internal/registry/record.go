@@ -23,6 +23,10 @@ type Record struct {
 	UpdateTime  time.Time
 	ApproveTime time.Time
 
+	// Inactive and InactiveSince are the endpoint's active clock; MoveTo keeps them.
+	Inactive      time.Duration
+	InactiveSince time.Time
+
 	// Settings are in force, or, where ApproveTime is zero, wait to be.
 	Settings Settings
 	// Proposed, where not nil, waits for approval while Settings stay in force.
@@ -37,6 +41,18 @@ type Record struct {
 
 	// Revision is the bucket's for this record: what an update has to state. It is not stored in the record.
 	Revision uint64
+}
+
+// MoveTo changes the state. While it is not active the endpoint's active clock stands still.
+func (r *Record) MoveTo(state relay.EndpointState, reason string, now time.Time) {
+	switch {
+	case state == relay.EndpointActive && !r.InactiveSince.IsZero():
+		r.Inactive += max(0, now.Sub(r.InactiveSince))
+		r.InactiveSince = time.Time{}
+	case state != relay.EndpointActive && r.InactiveSince.IsZero():
+		r.InactiveSince = now
+	}
+	r.State, r.StateReason, r.UpdateTime = state, reason, now
 }
 
 // Proposal is what one account asks for, beyond what was approved.

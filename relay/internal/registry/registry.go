@@ -432,7 +432,7 @@ func (r *Registry) LeaveDev(ctx context.Context, now time.Time) (int, error) {
 		}
 		_, err := r.Change(ctx, e.ID, 0, func(rec *Record) error {
 			if rec.State != relay.EndpointContained {
-				rec.State, rec.StateReason = relay.EndpointPending, "was registered with --dev"
+				rec.MoveTo(relay.EndpointPending, "was registered with --dev", now)
 			}
 			rec.Proposed = nil
 			rec.Approver, rec.ApproveTime, rec.UpdateTime = "", time.Time{}, now
