@@ -58,6 +58,7 @@ func TestSchemes(t *testing.T) {
 	for _, scheme := range signer.Schemes() {
 		t.Run(string(scheme), func(t *testing.T) {
 			t.Parallel()
+			p := p.In(t)
 			tenant := "t-" + string(scheme)
 			partner, other := rig.NewPartner(t, nil, nil), rig.NewPartner(t, nil, nil)
 			ep := p.Register(partner.URL, rig.Object{"scheme": scheme, "tenant": tenant})
@@ -130,6 +131,7 @@ func TestReceiversInOtherLanguages(t *testing.T) {
 	} {
 		t.Run(c.language+"/"+string(c.scheme), func(t *testing.T) {
 			t.Parallel()
+			p := p.In(t)
 			tap := newTap(t)
 			tenant := c.language + "-" + string(c.scheme)
 			ep := p.Register(tap.url, rig.Object{"scheme": c.scheme, "tenant": tenant})
@@ -243,6 +245,7 @@ func TestReceiverPackage(t *testing.T) {
 	for _, scheme := range signer.Schemes() {
 		t.Run(string(scheme), func(t *testing.T) {
 			t.Parallel()
+			p := p.In(t)
 			r := newReceiver(t)
 			tenant := "r-" + string(scheme)
 			ep := p.Register(r.url, rig.Object{"scheme": scheme, "tenant": tenant})
@@ -401,6 +404,7 @@ func TestContentModes(t *testing.T) {
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
+			p := p.In(t)
 			tenant := "m-" + c.mode
 			partner := rig.NewPartner(t, nil, nil)
 			more := rig.Object{"tenant": tenant, "headers": []rig.Object{{"name": "X-Partner-Key", "value": "k-1234567"}}}
@@ -435,6 +439,7 @@ func TestContentModes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			p := p.In(t)
 			partner := rig.NewPartner(t, nil, nil)
 			c.more["tenant"] = name
 			ep := p.Register(partner.URL, c.more)
@@ -444,7 +449,7 @@ func TestContentModes(t *testing.T) {
 			if got := partner.Await(t, 1)[0].Header.Get("Authorization"); got != c.want {
 				t.Errorf("authorization: %q", got)
 			}
-			shown := p.Do("GET", ep.Path(""), nil)
+			shown := p.Do("GET", ep.Path(), nil)
 			for _, secret := range []string{"p:w", "tok-123456", ep.Secret} {
 				if strings.Contains(string(shown.Raw), secret) {
 					t.Errorf("the endpoint shows a secret: %s", shown.Raw)

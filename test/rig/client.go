@@ -30,6 +30,11 @@ func (c *Client) As(token string) *Client {
 	return &Client{tb: c.tb, http: c.http, grpc: c.grpc, Token: token}
 }
 
+// In is the same client for a subtest: it is that one which fails.
+func (c *Client) In(tb testing.TB) *Client {
+	return &Client{tb: tb, http: c.http, grpc: c.grpc, Token: c.Token}
+}
+
 // Object is a JSON object.
 type Object map[string]any
 
@@ -196,12 +201,19 @@ func (c *Client) Register(url string, more Object) Endpoint {
 	}
 }
 
-// Path is the endpoint's, with a verb.
-func (e Endpoint) Path(verb string) string {
-	if verb != "" {
-		verb = ":" + verb
-	}
-	return "/v1/endpoints/" + e.ID + verb + "?tenant=" + e.Tenant
+// Path is the endpoint's.
+func (e Endpoint) Path() string { return "/v1/endpoints/" + e.ID + "?tenant=" + e.Tenant }
+
+// Act calls a verb of an endpoint, such as "pause".
+func (c *Client) Act(e Endpoint, verb string) Answer {
+	c.tb.Helper()
+	return c.Do("POST", "/v1/endpoints/"+e.ID+":"+verb, Object{"tenant": e.Tenant})
+}
+
+// MustAct is Act where the answer must be 200.
+func (c *Client) MustAct(e Endpoint, verb string) Object {
+	c.tb.Helper()
+	return c.OK("POST", "/v1/endpoints/"+e.ID+":"+verb, Object{"tenant": e.Tenant})
 }
 
 // Event is a contact.updated of tenant acme with the id; data is JSON.
