@@ -96,6 +96,7 @@ func New(ctx context.Context, o Options) (a *App, err error) {
 		{"view", a.openView},
 		{"courier", a.openCourier},
 		{"control", a.openControl},
+		{"development mode", a.settleDev},
 		{"listeners", a.listen},
 	} {
 		if err := step.open(ctx); err != nil {
@@ -158,7 +159,7 @@ func (a *App) openJournal(ctx context.Context) (err error) {
 }
 
 func (a *App) openRegistry(ctx context.Context) error {
-	bucket, err := a.journal.Bucket(ctx, "ENDPOINTS")
+	bucket, err := a.journal.Bucket(ctx, registry.BucketName)
 	if err != nil {
 		return err
 	}
@@ -167,10 +168,16 @@ func (a *App) openRegistry(ctx context.Context) error {
 		return err
 	}
 	a.onClose("registry", func(context.Context) error { a.registry.Close(); return nil })
+	return nil
+}
+
+// settleDev marks the data before an endpoint can become active by itself, or, without --dev, takes back what was made
+// so, before anything is sent.
+func (a *App) settleDev(ctx context.Context) error {
 	if a.o.Dev {
-		return a.registry.MarkDev(ctx)
+		return a.control.EnterDev(ctx)
 	}
-	n, err := a.registry.LeaveDev(ctx, a.o.Clock())
+	n, err := a.control.LeaveDev(ctx)
 	if n > 0 {
 		a.log.Warn("the data folder was used with --dev: endpoints were put back to pending", "endpoints", n)
 	}
@@ -178,7 +185,7 @@ func (a *App) openRegistry(ctx context.Context) error {
 }
 
 func (a *App) openAccess(ctx context.Context) error {
-	bucket, err := a.journal.Bucket(ctx, "TOKENS")
+	bucket, err := a.journal.Bucket(ctx, access.BucketName)
 	if err != nil {
 		return err
 	}
@@ -274,14 +281,7 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	for _, l := range a.listeners {
 		group.Go(l.serve)
 	}
-	group.Go(func() error {
-		select {
-		case <-a.journal.Failed():
-			return fmt.Errorf("the journal failed: %w", a.journal.Err())
-		case <-projecting.Done():
-			return nil
-		}
-	})
+	group.Go(func() error { return a.watchOver(projecting) })
 	if ready != nil {
 		ready()
 	}
@@ -303,6 +303,25 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	a.catchUp(stopping)
 	endProjecting()
 	return errors.Join(err, group.Wait(), a.close(working))
+}
+
+// watchOver ends the process when it can no longer keep its promises: the journal failed, or it would go by endpoints and
+// tokens of which it no longer hears.
+func (a *App) watchOver(ctx context.Context) error {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-a.journal.Failed():
+			return fmt.Errorf("the journal failed: %w", a.journal.Err())
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := errors.Join(a.registry.Err(), a.access.Err()); err != nil {
+			return fmt.Errorf("the registry is out of reach: %w", err)
+		}
+	}
 }
 
 // own runs a partition, and again when it ended with an error that another start may mend.
@@ -346,9 +365,8 @@ func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reaso
 	if ep == nil {
 		return
 	}
-	itself := access.Caller{Account: "sealpost", Role: access.Operator, Scopes: access.Operator.Scopes()}
 	ref := control.Ref{Tenant: ep.Tenant, ID: endpointID}
-	if _, err := a.control.SuspendEndpoint(ctx, itself, ref, string(reason)); err != nil && ctx.Err() == nil {
+	if _, err := a.control.SuspendEndpoint(ctx, control.Relay(), ref, string(reason)); err != nil && ctx.Err() == nil {
 		a.log.Error("endpoint not suspended", "endpoint", endpointID, "error", err)
 	}
 }

@@ -50,7 +50,7 @@ func (c *Control) approve(who access.Caller, r *registry.Record) (map[string]str
 		return nil, err
 	}
 	if first {
-		r.State, r.StateReason = relay.EndpointActive, ""
+		c.move(r, relay.EndpointActive, "")
 	}
 	r.Approver, r.ApproveTime = who.Account, c.now()
 	r.UpdateTime = r.ApproveTime
