@@ -7,6 +7,7 @@ package lane
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -16,7 +17,7 @@ import (
 
 // Limits bound all lanes together, and each of them.
 type Limits struct {
-	InFlight  int           // slots of all lanes
+	InFlight  int           // slots of all lanes, 1 at least
 	Bytes     int           // of bodies queued and in flight in all lanes
 	LaneItems int           // queued in one lane
 	LaneBytes int           // queued in one lane
@@ -62,7 +63,8 @@ type lane[T any] struct {
 	breaker  breaker.Breaker
 	limiter  *rate.Limiter
 	place    place
-	wake     time.Time
+	wake     time.Time // where place is inTimed
+	heapAt   int       // where place is inTimed
 
 	second  time.Time // when the count of out began
 	out     int       // given out since
@@ -103,6 +105,7 @@ func (l *Lanes[T]) Configure(id string, s Settings, now time.Time) {
 		n = &lane[T]{id: id, limit: 1}
 		l.lanes[id] = n
 	}
+	s.Concurrency = max(1, s.Concurrency)
 	if s == n.settings {
 		return
 	}
@@ -117,12 +120,13 @@ func (l *Lanes[T]) Configure(id string, s Settings, now time.Time) {
 		}
 	}
 	n.settings = s
-	l.consider(n, now)
+	l.reconsider(n, now)
 }
 
 // Remove forgets a lane that is empty; it does nothing to another one.
 func (l *Lanes[T]) Remove(id string) {
-	if n := l.lanes[id]; n != nil && n.queue.len() == 0 && n.inFlight == 0 && n.place == idle {
+	if n := l.lanes[id]; n != nil && n.queue.len() == 0 && n.inFlight == 0 {
+		l.detach(n)
 		delete(l.lanes, id)
 	}
 }
@@ -172,10 +176,11 @@ func (l *Lanes[T]) Offer(id string, item T, size int, now time.Time) bool {
 // Next takes the next item to send, if there is one and a slot for it.
 func (l *Lanes[T]) Next(now time.Time) (*Ticket[T], bool) {
 	l.wakeTimed(now)
-	for l.inFlight < l.limits.InFlight && len(l.ring) > 0 {
-		n := l.ring[0]
-		l.ring = l.ring[1:]
-		n.place = idle
+	for l.inFlight < l.limits.InFlight {
+		n := l.turn()
+		if n == nil {
+			break
+		}
 		if t, ok := l.take(n, now); ok {
 			l.consider(n, now)
 			return t, true
@@ -184,19 +189,35 @@ func (l *Lanes[T]) Next(now time.Time) (*Ticket[T], bool) {
 	return nil, false
 }
 
+// turn takes the lane out of its list whose turn it is: one that found no slot before, if there is one now, or the next of
+// the ring.
+func (l *Lanes[T]) turn() (n *lane[T]) {
+	switch {
+	case len(l.starved) > 0 && l.unproven < l.unprovenMost():
+		n, l.starved = l.starved[0], l.starved[1:]
+	case len(l.ring) > 0:
+		n, l.ring = l.ring[0], l.ring[1:]
+	default:
+		return nil
+	}
+	n.place = idle
+	return n
+}
+
 // take takes a lane's first item if nothing speaks against it; else it leaves the lane where it will be
 // considered again.
 func (l *Lanes[T]) take(n *lane[T], now time.Time) (*Ticket[T], bool) {
 	if !n.runnable() {
 		return nil, false
 	}
-	if !n.proven && l.unproven >= l.limits.InFlight/2 {
+	if !n.proven && l.unproven >= l.unprovenMost() {
 		n.place = inStarved
 		l.starved = append(l.starved, n)
 		return nil, false
 	}
 	if n.limiter != nil && n.limiter.TokensAt(now) < 1 {
-		l.sleep(n, now.Add(time.Duration(float64(time.Second)*(1-n.limiter.TokensAt(now))/n.settings.Rate)+time.Millisecond))
+		seconds := min((1-n.limiter.TokensAt(now))/n.settings.Rate, longestSleep.Seconds())
+		l.sleep(n, now.Add(time.Duration(seconds*float64(time.Second))+time.Millisecond))
 		return nil, false
 	}
 	send, probe := n.breaker.Allow(now)
@@ -219,6 +240,12 @@ func (l *Lanes[T]) take(n *lane[T], now time.Time) (*Ticket[T], bool) {
 	return &Ticket[T]{Item: first.item, Size: first.size, Probe: probe, lane: n, proven: n.proven}, true
 }
 
+// longestSleep is after what time a lane whose rate is next to nothing is looked at again.
+const longestSleep = time.Hour
+
+// unprovenMost is how many slots are for lanes that have not shown to be fast.
+func (l *Lanes[T]) unprovenMost() int { return max(1, l.limits.InFlight/2) }
+
 // recent is what the lane gave out within a second or so.
 func (n *lane[T]) recent(now time.Time) int {
 	if age := now.Sub(n.second); age >= time.Second {
@@ -233,6 +260,28 @@ func (n *lane[T]) recent(now time.Time) int {
 
 func (n *lane[T]) runnable() bool {
 	return n.settings.Open && n.queue.len() > 0 && n.inFlight < min(n.limit, n.settings.Concurrency)
+}
+
+// reconsider takes a lane out of whatever list it waits in, for what it waited for may be no more, and considers it.
+func (l *Lanes[T]) reconsider(n *lane[T], now time.Time) {
+	if n.place != inRing {
+		l.detach(n)
+	}
+	l.consider(n, now)
+}
+
+// detach takes a lane out of its list.
+func (l *Lanes[T]) detach(n *lane[T]) {
+	is := func(other *lane[T]) bool { return other == n }
+	switch n.place {
+	case inRing:
+		l.ring = slices.DeleteFunc(l.ring, is)
+	case inTimed:
+		heap.Remove(&l.timed, n.heapAt)
+	case inStarved:
+		l.starved = slices.DeleteFunc(l.starved, is)
+	}
+	n.place = idle
 }
 
 // consider puts a lane in the ring if it could give something out.
@@ -285,8 +334,11 @@ func (l *Lanes[T]) Done(t *Ticket[T], r Result, now time.Time) breaker.Change {
 		change = n.breaker.Record(now, r.Healthy, t.Probe)
 		n.learn(r.Healthy, t.slow)
 	}
-	l.consider(n, now)
-	l.feedStarved(now)
+	if n.place == inStarved && n.proven || n.place == inTimed && (change == breaker.Recovered || n.breaker.State() == breaker.Open) {
+		l.reconsider(n, now)
+	} else {
+		l.consider(n, now)
+	}
 	return change
 }
 
@@ -300,17 +352,7 @@ func (n *lane[T]) learn(healthy, slow bool) {
 		n.proven = false
 	default:
 		n.proven = n.slow == 0
-		n.limit = min(n.limit+1, max(1, n.settings.Concurrency))
-	}
-}
-
-// feedStarved considers lanes again that found no slot, as many as there are slots now.
-func (l *Lanes[T]) feedStarved(now time.Time) {
-	for free := l.limits.InFlight/2 - l.unproven; free > 0 && len(l.starved) > 0; free-- {
-		n := l.starved[0]
-		l.starved = l.starved[1:]
-		n.place = idle
-		l.consider(n, now)
+		n.limit = min(n.limit+1, n.settings.Concurrency)
 	}
 }
 
@@ -396,8 +438,15 @@ type wakeHeap[T any] []*lane[T]
 
 func (h wakeHeap[T]) Len() int           { return len(h) }
 func (h wakeHeap[T]) Less(i, j int) bool { return h[i].wake.Before(h[j].wake) }
-func (h wakeHeap[T]) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *wakeHeap[T]) Push(x any)        { *h = append(*h, x.(*lane[T])) }
+func (h wakeHeap[T]) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heapAt, h[j].heapAt = i, j
+}
+func (h *wakeHeap[T]) Push(x any) {
+	n := x.(*lane[T])
+	n.heapAt = len(*h)
+	*h = append(*h, n)
+}
 func (h *wakeHeap[T]) Pop() any {
 	last := len(*h) - 1
 	n := (*h)[last]

@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
-	"time"
 
 	"github.com/sealpost/sealpost/relay"
 )
@@ -25,28 +25,41 @@ func (s *State) Checkpoint() []byte {
 	b = binary.AppendUvarint(b, s.FoldFrom())
 	b = binary.AppendUvarint(b, s.folded)
 
-	ids := s.Endpoints()
+	ids := make([]string, 0, len(s.endpoints))
+	counts, all := make(map[string]uint64, len(s.endpoints)), uint64(0)
+	for id, ep := range s.endpoints {
+		if n := ep.recorded(); n > 0 {
+			ids = append(ids, id)
+			counts[id] = n
+			all += n
+		}
+	}
 	slices.Sort(ids)
+	b = slices.Grow(b, int(8*all)) // nearly all entries are shorter
 	b = binary.AppendUvarint(b, uint64(len(ids)))
 	for _, id := range ids {
 		b = appendString(b, id)
+		b = binary.AppendUvarint(b, counts[id])
 		b = s.appendEntries(b, id)
 	}
 	return b
 }
 
-func (s *State) appendEntries(b []byte, id string) []byte {
-	open := &s.endpoints[id].open
+// recorded counts the entries that a checkpoint holds.
+func (ep *endpoint) recorded() uint64 {
 	count := uint64(0)
-	open.ascend(0, func(e *entry) bool {
+	ep.open.ascend(0, func(e *entry) bool {
 		if e.flags&flagUnrecorded == 0 {
 			count++
 		}
 		return true
 	})
-	b = binary.AppendUvarint(b, count)
+	return count
+}
+
+func (s *State) appendEntries(b []byte, id string) []byte {
 	last := uint64(0)
-	open.ascend(0, func(e *entry) bool {
+	s.endpoints[id].open.ascend(0, func(e *entry) bool {
 		if e.flags&flagUnrecorded != 0 {
 			return true
 		}
@@ -55,8 +68,8 @@ func (s *State) appendEntries(b []byte, id string) []byte {
 		last = e.seq
 		b = binary.AppendUvarint(b, uint64(e.deadline))
 		progress, chunked := s.progress[k]
-		b = binary.AppendUvarint(b, uint64(e.attempts)<<3|flag(chunked)<<2|uint64(e.status()))
-		if e.status() == Waiting {
+		b = binary.AppendUvarint(b, uint64(e.attempts)<<3|flag(chunked)<<2|uint64(e.waits()))
+		if e.waits() == Waiting {
 			b = binary.AppendVarint(b, s.due[k])
 		}
 		if chunked {
@@ -69,58 +82,66 @@ func (s *State) appendEntries(b []byte, id string) []byte {
 	return b
 }
 
-// Restore decodes a checkpoint. Fold the outcomes after the state's FoldFrom next. What was in a lane or in flight is
-// Ready again.
-func Restore(b []byte) (*State, uint64, error) {
+// Restore decodes a checkpoint, and nothing but what Checkpoint can have written. Fold the outcomes after foldFrom next.
+// What was in a lane or in flight is again what it was before.
+func Restore(b []byte) (s *State, foldFrom uint64, err error) {
 	d := decoder{b: b}
 	if version := d.byte(); version != checkpointVersion {
 		return nil, 0, fmt.Errorf("%w: version %d", ErrCheckpoint, version)
 	}
-	s := New(d.uvarint())
-	foldFrom := d.uvarint()
-	s.folded = d.uvarint()
-	for range d.uvarint() {
-		if d.failed {
-			break
-		}
+	s = New(d.uvarint(math.MaxInt64))
+	s.floor = d.uvarint(math.MaxInt64)
+	s.folded = d.uvarint(math.MaxInt64)
+	d.check(s.floor <= s.folded)
+	last := ""
+	for n := d.uvarint(math.MaxInt64); n > 0 && !d.failed; n-- {
 		id := d.string()
-		seq := uint64(0)
-		for range d.uvarint() {
-			if d.failed {
-				break
-			}
-			seq = d.entry(s, id, seq)
-		}
+		d.check(id > last) // so none is empty, and none comes twice
+		last = id
+		d.entries(s, id)
 	}
-	if d.failed || len(d.b) > 0 || foldFrom > s.folded {
+	d.check(len(d.b) == 0)
+	if d.failed {
 		return nil, 0, ErrCheckpoint
 	}
-	return s, foldFrom, nil
+	return s, s.floor, nil
 }
 
-func (d *decoder) entry(s *State, id string, last uint64) uint64 {
-	e := entry{seq: last + d.uvarint(), deadline: uint32(d.uvarint())}
-	k := Key{e.seq, id}
-	packed := d.uvarint()
-	e.attempts = uint16(packed >> 3)
-	status := Status(packed & statusMask)
-	if status == Busy {
-		status = Ready
-	}
-	e.setStatus(status)
-	if status == Waiting {
-		s.wait(k, time.Unix(0, d.varint()))
-	}
-	if packed&(1<<2) != 0 {
+// entries reads an endpoint's open deliveries.
+func (d *decoder) entries(s *State, id string) {
+	last, n := uint64(0), d.uvarint(math.MaxInt64)
+	d.check(n > 0)
+	for ; n > 0 && !d.failed; n-- {
+		e := entry{seq: last + d.uvarint(math.MaxInt64)}
+		d.check(e.seq > last && e.seq <= math.MaxInt64)
+		last = e.seq
+		k := Key{e.seq, id}
+		e.deadline = uint32(d.uvarint(math.MaxUint32))
+		packed := d.uvarint(math.MaxUint16<<3 | 7)
+		e.attempts = uint16(packed >> 3)
+		e.setWaits(Status(packed & waitsMask))
+		d.check(e.waits() != Busy)
+		var due int64
+		if e.waits() == Waiting {
+			due = d.varint()
+		}
 		var p relay.Progress
-		copy(p.Digest[:], d.take(len(p.Digest)))
-		p.Next, p.Total = int(d.uvarint()), int(d.uvarint())
-		s.progress[k] = p
-	}
-	if !d.failed {
+		if packed&(1<<2) != 0 {
+			copy(p.Digest[:], d.take(len(p.Digest)))
+			p.Next, p.Total = int(d.uvarint(math.MaxInt32)), int(d.uvarint(math.MaxInt32))
+			d.check(p.Next > 0)
+		}
+		if d.failed {
+			return
+		}
 		s.put(k, e)
+		if e.waits() == Waiting {
+			s.wait(k, due)
+		}
+		if p.Next > 0 {
+			s.progress[k] = p
+		}
 	}
-	return e.seq
 }
 
 func flag(b bool) uint64 {
@@ -157,10 +178,14 @@ func (d *decoder) byte() byte {
 	return 0
 }
 
-func (d *decoder) uvarint() uint64 {
+// check fails the decoder unless a rule holds.
+func (d *decoder) check(holds bool) { d.failed = d.failed || !holds }
+
+// uvarint reads a number of at most most, in its shortest form.
+func (d *decoder) uvarint(most uint64) uint64 {
 	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.failed = true
+	d.check(n > 0 && (n == 1 || d.b[n-1] != 0) && v <= most)
+	if d.failed {
 		return 0
 	}
 	d.take(n)
@@ -169,8 +194,8 @@ func (d *decoder) uvarint() uint64 {
 
 func (d *decoder) varint() int64 {
 	v, n := binary.Varint(d.b)
-	if n <= 0 {
-		d.failed = true
+	d.check(n > 0 && (n == 1 || d.b[n-1] != 0))
+	if d.failed {
 		return 0
 	}
 	d.take(n)
@@ -178,10 +203,6 @@ func (d *decoder) varint() int64 {
 }
 
 func (d *decoder) string() string {
-	n := d.uvarint()
-	if n > uint64(len(d.b)) {
-		d.failed = true
-		return ""
-	}
+	n := d.uvarint(uint64(len(d.b)))
 	return string(d.take(int(n)))
 }

@@ -1,23 +1,37 @@
 package owner
 
-import "sort"
+import (
+	"slices"
+	"sort"
+)
 
 // entry is one open delivery in 16 bytes.
 type entry struct {
 	seq      uint64
 	deadline uint32 // seconds since 1970
 	attempts uint16
-	flags    uint16 // the status in the low two bits
+	flags    uint16 // what it waits for in the low two bits: Ready, Waiting or Held
 }
 
 const (
-	statusMask     = 0b11
+	waitsMask      = 0b11
 	flagUnrecorded = 1 << 2
+	flagBusy       = 1 << 3
 )
 
-func (e *entry) status() Status { return Status(e.flags & statusMask) }
+// status is Busy where it is, whatever it waits for otherwise.
+func (e *entry) status() Status {
+	if e.busy() {
+		return Busy
+	}
+	return e.waits()
+}
 
-func (e *entry) setStatus(s Status) { e.flags = e.flags&^statusMask | uint16(s) }
+func (e *entry) busy() bool { return e.flags&flagBusy != 0 }
+
+func (e *entry) waits() Status { return Status(e.flags & waitsMask) }
+
+func (e *entry) setWaits(s Status) { e.flags = e.flags&^waitsMask | uint16(s) }
 
 // blockSize is how many entries a block holds at most: an insertion moves 8 KiB at worst, and a million entries are two
 // thousand blocks.
@@ -114,10 +128,29 @@ func (x *index) remove(seq uint64) (entry, bool) {
 		b = append(b[:at], b[at+1:]...)
 	}
 	x.blocks[block] = b
-	if len(b) == 0 {
-		x.blocks = append(x.blocks[:block], x.blocks[block+1:]...)
+	switch {
+	case len(b) == 0:
+		x.blocks = slices.Delete(x.blocks, block, block+1)
+	case len(b) <= sparse:
+		x.merge(block)
 	}
 	return old, true
+}
+
+// sparse is the length at which a block is joined with a neighbour, so that what stays behind of many entries does not
+// keep a block each.
+const sparse = blockSize / 8
+
+// merge joins a block with the one before or after it where both are small.
+func (x *index) merge(block int) {
+	if block > 0 && len(x.blocks[block-1])+len(x.blocks[block]) <= blockSize/2 {
+		block--
+	}
+	if block+1 == len(x.blocks) || len(x.blocks[block])+len(x.blocks[block+1]) > blockSize/2 {
+		return
+	}
+	x.blocks[block] = slices.Concat(x.blocks[block], x.blocks[block+1])
+	x.blocks = slices.Delete(x.blocks, block+1, block+2)
 }
 
 // ascend calls yield for each entry from seq on until it returns false. yield may change an entry in place, but not its

@@ -55,8 +55,10 @@ type State struct {
 	timers    timers
 	due       map[Key]int64    // nanoseconds since 1970, of those that are Waiting: few
 	known     map[Key]struct{} // recorded above the cursor before this start; nil once routing has passed them
-	knownMax  uint64
-	folded    uint64 // the last OUTCOMES sequence that was applied
+	knownMax  uint64           // the highest event of which that is so; stays
+	floor     uint64           // the OUTCOMES sequence after which those outcomes stand
+	folded    uint64           // the last OUTCOMES sequence that was applied
+	elevator  elevator
 }
 
 type endpoint struct {
@@ -82,7 +84,13 @@ func (s *State) Routed() uint64 { return s.window.top() }
 
 // FoldFrom is the OUTCOMES sequence after which every outcome of an event above Cursor stands. A checkpoint
 // of this state is completed by the outcomes after it.
-func (s *State) FoldFrom() uint64 { return s.window.foldFrom(s.folded) }
+func (s *State) FoldFrom() uint64 {
+	if s.window.base < s.knownMax {
+		// The outcomes that were known at the start are older than their events' second routing.
+		return s.floor
+	}
+	return s.window.foldFrom(s.folded)
+}
 
 // Folded is the last OUTCOMES sequence that was applied.
 func (s *State) Folded() uint64 { return s.folded }
@@ -128,8 +136,8 @@ func (s *State) Apply(seq uint64, o *relay.Outcome, first, busy bool) {
 		s.window.record(o.Seq)
 	}
 	s.place(k, o)
-	if busy && !o.State.Terminal() {
-		s.SetStatus(k, Busy)
+	if busy {
+		s.SetBusy(k, true)
 	}
 }
 
@@ -149,10 +157,10 @@ func (s *State) place(k Key, o *relay.Outcome) {
 	delete(s.due, k)
 	switch o.State {
 	case relay.Retrying:
-		e.setStatus(Waiting)
-		s.wait(k, o.Due)
+		e.setWaits(Waiting)
+		s.wait(k, o.Due.UnixNano())
 	case relay.Held:
-		e.setStatus(Held)
+		e.setWaits(Held)
 	}
 	if o.Progress.Next > 0 {
 		s.progress[k] = o.Progress
@@ -171,18 +179,18 @@ func (s *State) Get(k Key) (Entry, bool) {
 	return s.export(k, e), true
 }
 
-// SetStatus changes what an open delivery waits for, to anything but Waiting; it does nothing to one that is not open.
-func (s *State) SetStatus(k Key, status Status) {
+// SetBusy takes an open delivery out of the hands of Sweep, or gives it back: then it is what it was before, or Ready
+// where its time came meanwhile. It does nothing to one that is not open.
+func (s *State) SetBusy(k Key, busy bool) {
 	e, ok := s.find(k)
-	if !ok {
+	if !ok || e.busy() == busy {
 		return
 	}
-	e.setStatus(status)
-	delete(s.due, k)
+	e.flags ^= flagBusy
 	s.put(k, e)
 }
 
-// Due takes the deliveries whose time has come by now, at most limit of them, and makes them Ready.
+// Due makes the deliveries Ready whose time has come by now, at most limit of them, and returns those that are not Busy.
 func (s *State) Due(now time.Time, limit int) []Entry {
 	var due []Entry
 	for len(due) < limit {
@@ -195,10 +203,12 @@ func (s *State) Due(now time.Time, limit int) []Entry {
 			continue // the timer outlived its delivery, or that state of it
 		}
 		delete(s.due, k)
-		if e, found := s.find(k); found && e.status() == Waiting {
-			e.setStatus(Ready)
+		if e, found := s.find(k); found && e.waits() == Waiting {
+			e.setWaits(Ready)
 			s.put(k, e)
-			due = append(due, s.export(k, e))
+			if !e.busy() {
+				due = append(due, s.export(k, e))
+			}
 		}
 	}
 	return due
@@ -287,9 +297,9 @@ func (s *State) put(k Key, e entry) {
 }
 
 // wait sets the time at which a Waiting delivery becomes Ready.
-func (s *State) wait(k Key, due time.Time) {
-	s.due[k] = due.UnixNano()
-	s.timers.add(timer{due.UnixNano(), k})
+func (s *State) wait(k Key, due int64) {
+	s.due[k] = due
+	s.timers.add(timer{due, k})
 }
 
 func (s *State) remove(k Key) {

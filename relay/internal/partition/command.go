@@ -10,6 +10,7 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/owner"
+	"github.com/sealpost/sealpost/relay/internal/registry"
 )
 
 // What an owner refuses.
@@ -175,16 +176,23 @@ func (l *loop) retry(ref Ref, answer reply) {
 		purpose: purposeRetry, reason: relay.ReasonRetried, deliveryID: ref.DeliveryID, reply: answer,
 	}
 	e, open := l.state.Get(k)
-	switch _, live := l.live[k]; {
-	case live, open && e.Status == owner.Busy:
+	_, live := l.live[k]
+	_, reopening := l.reopening[k]
+	switch {
+	case live, reopening, open && e.Status == owner.Busy:
 		answer(errBusy)
+		return
+	case l.stopping:
+		answer(ErrUnavailable)
 		return
 	case ref.Seq == 0 || ref.Seq > l.state.Routed():
 		answer(errGone)
 		return
 	case open:
 		item.entry = e
-		l.state.SetStatus(k, owner.Busy)
+		l.state.SetBusy(k, true)
+	default:
+		l.reopening[k] = struct{}{}
 	}
 	l.urgent = append(l.urgent, item)
 }
@@ -192,14 +200,10 @@ func (l *loop) retry(ref Ref, answer reply) {
 // placeRetry opens the delivery, due now and with its whole time before it.
 func (l *loop) placeRetry(f fetched, o *relay.Outcome) error {
 	k := f.item.entry.Key
-	if f.item.deliveryID != o.DeliveryID {
-		l.state.SetStatus(k, owner.Ready)
-		f.item.reply(errMismatch)
-		return nil
-	}
 	ep := l.snapshot.Endpoint(k.Endpoint)
-	if _, live := l.live[k]; live || ep == nil || ep.State == relay.EndpointDeleted {
-		f.item.reply(errGone)
+	if refused := retryRefused(f.item.deliveryID, o.DeliveryID, ep); refused != nil {
+		l.state.SetBusy(k, false)
+		f.item.reply(refused)
 		return nil
 	}
 	now := l.o.Clock()
@@ -208,6 +212,16 @@ func (l *loop) placeRetry(f fetched, o *relay.Outcome) error {
 		return err
 	}
 	l.afterSync(f.item.reply)
+	return nil
+}
+
+func retryRefused(asked, found string, ep *registry.Endpoint) error {
+	switch {
+	case asked != found:
+		return errMismatch
+	case ep == nil || ep.State == relay.EndpointDeleted:
+		return errGone
+	}
 	return nil
 }
 
@@ -231,8 +245,10 @@ func (l *loop) cancel(ref Ref, answer reply) {
 		answer(errSettled)
 	case e.Status == owner.Busy:
 		answer(errBusy) // between the log and its lane: for milliseconds
+	case l.stopping:
+		answer(ErrUnavailable)
 	default:
-		l.state.SetStatus(k, owner.Busy)
+		l.state.SetBusy(k, true)
 		l.urgent = append(l.urgent, fetchItem{
 			entry: e, purpose: purposeCancel, reason: relay.ReasonCancelled, deliveryID: ref.DeliveryID, reply: answer,
 		})

@@ -49,7 +49,7 @@ const fetchAtMost = 512
 
 // later asks for an open delivery's event to be read for a purpose other than its turn.
 func (l *loop) later(e owner.Entry, why purpose, reason relay.Reason) {
-	l.state.SetStatus(e.Key, owner.Busy)
+	l.state.SetBusy(e.Key, true)
 	l.urgent = append(l.urgent, fetchItem{entry: e, purpose: why, reason: reason})
 }
 
@@ -85,13 +85,13 @@ func (l *loop) nextUrgent() []fetchItem {
 	return items
 }
 
-// purge has the next open deliveries of a deleted endpoint cancelled.
+// purge has the next open deliveries of a deleted endpoint cancelled, until it has none: what is busy now comes back.
 func (l *loop) purge(endpointID string) {
-	entries := l.pick(endpointID, func(owner.Entry) bool { return true })
-	if len(entries) == 0 {
+	if open, _ := l.state.Open(endpointID); open == 0 {
 		delete(l.purging, endpointID)
+		return
 	}
-	for _, e := range entries {
+	for _, e := range l.pick(endpointID, func(owner.Entry) bool { return true }) {
 		l.later(e, purposeCancel, relay.ReasonEndpointDeleted)
 	}
 }
@@ -122,8 +122,7 @@ func (l *loop) nextSweep(now time.Time) []fetchItem {
 	if len(wants) == 0 {
 		return nil
 	}
-	entries, next := l.state.Sweep(l.sweepFrom, wants, fetchAtMost)
-	l.sweepFrom = next
+	entries := l.state.Sweep(wants, fetchAtMost)
 	items := make([]fetchItem, len(entries))
 	for i, e := range entries {
 		items[i] = fetchItem{entry: e}
@@ -214,6 +213,7 @@ func (l *loop) place(f fetched) error {
 		return nil
 	}
 	e := f.item.entry
+	delete(l.reopening, e.Key)
 	if f.event == nil {
 		l.log.Error("an open delivery's event is gone", "seq", e.Seq, "endpoint", e.Endpoint)
 		if f.item.reply != nil {
@@ -238,7 +238,7 @@ func (l *loop) place(f fetched) error {
 		return l.placeRetry(f, o)
 	}
 	if f.item.deliveryID != "" && f.item.deliveryID != d.ID {
-		l.state.SetStatus(e.Key, owner.Ready)
+		l.state.SetBusy(e.Key, false)
 		f.item.reply(errMismatch)
 		return nil
 	}
@@ -273,6 +273,9 @@ func (l *loop) placeSend(f fetched) error {
 	d := r.Delivery
 	d.Attempts, d.Deadline, d.Progress = e.Attempts, e.Deadline, e.Progress
 	t := newTask(d, r.Endpoint, r.Redacted, !e.Recorded)
+	if current := l.snapshot.Endpoint(e.Endpoint); current != nil && current.Revision != r.Endpoint.Revision {
+		return l.giveBack(t, relay.ReasonEndpointChanged) // only one version of it decides
+	}
 	switch r.Kind {
 	case route.Skip:
 		return l.record(t.outcome(relay.Withheld, relay.ReasonNoLongerMatched), t.first, false)
@@ -283,10 +286,25 @@ func (l *loop) placeSend(f fetched) error {
 	if reason := l.closed(e.Endpoint, now); reason != relay.ReasonNone {
 		return l.giveBack(t, reason)
 	}
-	if current := l.snapshot.Endpoint(e.Endpoint); current.Revision != r.Endpoint.Revision || !l.offer(t, now) {
+	if r.Endpoint.Ordered && l.overtakes(t.key) {
+		return l.giveBack(t, relay.ReasonBehindParked)
+	}
+	if !l.offer(t, now) {
 		return l.giveBack(t, relay.ReasonLaneFull)
 	}
 	return nil
+}
+
+// overtakes tells whether a delivery would go before one of a lower sequence that is neither in its lane nor in
+// flight: that may have left while the event was read.
+func (l *loop) overtakes(k owner.Key) bool {
+	out := false
+	l.state.Each(k.Endpoint, func(e owner.Entry) bool {
+		_, live := l.live[e.Key]
+		out = e.Seq < k.Seq && !live
+		return e.Seq < k.Seq && live
+	})
+	return out
 }
 
 // expireEvery is how often deliveries are looked for whose time ran out while they waited.
@@ -294,18 +312,23 @@ const expireEvery = 30 * time.Second
 
 // expire has deliveries given up that waited past their deadline at an endpoint that could have had them.
 func (l *loop) expire(now time.Time) {
-	if now.Sub(l.lastExpiry) < expireEvery {
+	if now.Sub(l.lastExpiry) < expireEvery || len(l.urgent) >= fetchAtMost {
 		return
 	}
-	l.lastExpiry = now
+	more := false
 	for _, id := range l.state.Endpoints() {
 		ep := l.snapshot.Endpoint(id)
 		if ep == nil || !ep.Sendable() {
 			continue
 		}
 		active := ep.ActiveTime(now)
-		for _, e := range l.pick(id, func(e owner.Entry) bool { return e.Deadline.Before(active) && e.Status != owner.Held }) {
+		late := l.pick(id, func(e owner.Entry) bool { return e.Deadline.Before(active) && e.Status != owner.Held })
+		for _, e := range late {
 			l.later(e, purposeExpire, relay.ReasonDeadline)
 		}
+		more = more || len(late) == fetchAtMost
+	}
+	if !more {
+		l.lastExpiry = now
 	}
 }

@@ -45,12 +45,15 @@ func (l *loop) decide(t *task, r result, now time.Time) error {
 		return l.conclude(t, relay.Dead, v.Reason, r.attempt)
 	case relay.VerdictWithhold:
 		return l.conclude(t, relay.Withheld, v.Reason, r.attempt)
-	case relay.VerdictHold:
-		return l.conclude(t, relay.Held, v.Reason, r.attempt)
 	}
+	closed := l.closed(t.key.Endpoint, now)
 	switch {
 	case t.cancelled:
 		return l.conclude(t, relay.Cancelled, relay.ReasonCancelled, r.attempt)
+	case closed == relay.ReasonEndpointDeleted:
+		return l.conclude(t, relay.Cancelled, closed, r.attempt)
+	case v.Kind == relay.VerdictHold:
+		return l.conclude(t, relay.Held, v.Reason, r.attempt)
 	case v.Reason == relay.ReasonInterrupted:
 		// Ended by us: it is open, and ready at once when it may be sent again.
 		return l.conclude(t, relay.Pending, v.Reason, r.attempt)
@@ -66,8 +69,8 @@ func (l *loop) decide(t *task, r result, now time.Time) error {
 	if dead {
 		return l.conclude(t, relay.Dead, relay.ReasonDeadline, r.attempt)
 	}
-	if reason := l.closed(t.key.Endpoint, now); reason != relay.ReasonNone && v.After == 0 {
-		return l.conclude(t, relay.Parked, reason, r.attempt)
+	if closed != relay.ReasonNone && v.After == 0 {
+		return l.conclude(t, relay.Parked, closed, r.attempt)
 	}
 	o := t.outcome(relay.Retrying, v.Reason)
 	o.Attempt, o.Due = r.attempt, now.Add(due.Sub(active))

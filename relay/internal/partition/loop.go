@@ -33,15 +33,15 @@ type loop struct {
 	appender *journal.Appender // safe
 	snapshot *registry.Snapshot
 
-	live       map[owner.Key]*task // in a lane or in flight
-	flying     []*task             // in flight, in no order
-	deferred   []deferral          // oldest first
-	configured map[string]uint64   // the revision that each endpoint's lane goes by
-	purging    map[string]struct{} // deleted endpoints with open deliveries
-	urgent     []fetchItem         // to be fetched before any sweep
+	live       map[owner.Key]*task    // in a lane or in flight
+	flying     []*task                // in flight, in no order
+	deferred   []deferral             // oldest first
+	configured map[string]uint64      // the revision that each endpoint's lane goes by
+	purging    map[string]struct{}    // deleted endpoints with open deliveries
+	urgent     []fetchItem            // to be fetched before any sweep
+	reopening  map[owner.Key]struct{} // settled deliveries among them, that a caller wants sent again
 	fetching   bool
 	hungry     bool // something parked may have room now
-	sweepFrom  uint64
 	stopping   bool
 	workers    int
 
@@ -122,15 +122,19 @@ func (l *loop) loop(ctx context.Context) error {
 			continue
 		}
 		now = l.o.Clock()
+		l.due(now)
 		if err := l.dispatch(now); err != nil {
 			return err
 		}
 		l.startFetch(now)
 		if next := l.nextWake(); !next.IsZero() {
-			wake.Reset(max(0, next.Sub(now)))
+			wake.Reset(max(minWake, next.Sub(now)))
 		}
 	}
 }
+
+// minWake keeps the loop from spinning where what was due could not be done.
+const minWake = time.Millisecond
 
 // drainAtMost bounds how long the loop takes what is there before it looks at everything else again.
 const drainAtMost = 128
@@ -196,12 +200,13 @@ func signal(c chan struct{}) {
 	}
 }
 
-// dispatch gives couriers what has its turn.
+// dispatch gives couriers what has its turn; nothing while the registry's changes are not heard, for an endpoint may have
+// been paused.
 func (l *loop) dispatch(now time.Time) error {
-	for {
+	for l.o.Registry.Err() == nil {
 		ticket, ok := l.lanes.Next(now)
 		if !ok {
-			return nil
+			break
 		}
 		t := ticket.Item
 		if t.cancelled {
@@ -221,6 +226,7 @@ func (l *loop) dispatch(now time.Time) error {
 		}
 		l.courierC <- t
 	}
+	return nil
 }
 
 // housekeep does what time alone brings about.
@@ -242,11 +248,16 @@ func (l *loop) housekeep(now time.Time) error {
 		if err := l.giveBack(t, relay.ReasonLaneFull); err != nil {
 			return err
 		}
+		if t.endpoint.Ordered {
+			// What came to the lane later must not be sent sooner.
+			if err := l.flush(t.key.Endpoint, relay.ReasonBehindParked); err != nil {
+				return err
+			}
+		}
 	}
 	if err := l.recordDeferred(now); err != nil {
 		return err
 	}
-	l.due(now)
 	l.expire(now)
 	l.checkSettled(now)
 	l.startCheckpoint(now)
@@ -257,7 +268,9 @@ func (l *loop) housekeep(now time.Time) error {
 
 // due makes ready what has waited its time; what its endpoint cannot have now is recorded as parked.
 func (l *loop) due(now time.Time) {
-	for _, e := range l.state.Due(now, 1024) {
+	due := l.state.Due(now, 1024)
+	l.hungry = l.hungry || len(due) > 0
+	for _, e := range due {
 		if reason := l.closed(e.Endpoint, now); reason != relay.ReasonNone {
 			l.later(e, purposePark, reason)
 		}

@@ -28,7 +28,8 @@ func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
 	}
 	l.snapshot = s
 	for ep := range s.All() {
-		if revision, known := l.configured[ep.ID]; known && revision == ep.Revision || l.o.Journal.Partition(ep.Tenant) != l.o.Partition {
+		// One that this partition knows stays known though its record, and with it its tenant, cannot be read any more.
+		if revision, known := l.configured[ep.ID]; known && revision == ep.Revision || !known && l.o.Journal.Partition(ep.Tenant) != l.o.Partition {
 			continue
 		}
 		l.configured[ep.ID] = ep.Revision
