@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -294,10 +295,11 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	// No more is accepted; what was accepted is answered.
 	stopping, cancel := context.WithTimeout(working, a.o.StopGrace)
 	defer cancel()
-	a.api.Health().Shutdown()
+	var stops sync.WaitGroup
 	for _, l := range a.listeners {
-		l.stop(stopping)
+		stops.Go(func() { l.stop(stopping) })
 	}
+	stops.Wait()
 	endRelaying()
 	err := relays.Wait()
 	a.catchUp(stopping)

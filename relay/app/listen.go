@@ -74,16 +74,7 @@ func (a *App) grpcListener(l net.Listener, _ *tls.Config) listener {
 			}
 			return nil
 		},
-		stop: func(ctx context.Context) {
-			done := make(chan struct{})
-			go func() { server.GracefulStop(); close(done) }()
-			select {
-			case <-done:
-			case <-ctx.Done():
-				server.Stop()
-				<-done
-			}
-		},
+		stop: a.api.Stop,
 	}
 }
 
