@@ -53,8 +53,11 @@ const (
 
 // Pebble's memory: a cache, and at most memtables of memtableSize that wait to be written out.
 const (
-	cacheSize    = 64 << 20
+	cacheSize    = 128 << 20
 	memtableSize = 32 << 20
+	// tableSize bounds a table file. Each has one filter block over all its keys, which a read of a key that may be in
+	// it must have in the cache: with the default of up to 128 MiB a table, filters of a megabyte pushed each other out.
+	tableSize = 8 << 20
 	maxOpenFiles = 512
 )
 
@@ -125,6 +128,7 @@ func pebbleOptions(cache *pebble.Cache, log *slog.Logger) *pebble.Options {
 	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		o.TargetFileSizes[i] = tableSize
 	}
 	return o
 }

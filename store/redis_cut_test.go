@@ -173,3 +173,39 @@ func applyUpTo(t *testing.T, s *inRedis, log []relay.SequencedOutcome, to uint64
 		t.Fatalf("position %d, %v", at, err)
 	}
 }
+
+// TestRedisLateGroup: a writer is overtaken, between any two of its commands, by the partition's next owner. Its
+// late group takes nothing back.
+func TestRedisLateGroup(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	ctx := context.Background()
+	log := cutLog()
+	for i := range 10 { // what the group of 100 to 110 touches is dead by its end
+		o := log[100+i]
+		o.Sequence, o.State, o.Attempts, o.Attempt = 301+uint64(i), relay.Dead, 3, &relay.Attempt{Number: 3}
+		log = append(log, o)
+	}
+	for at, more := 0, true; more; at++ {
+		if err := server.Client().FlushAll(ctx).Err(); err != nil {
+			t.Fatal(err)
+		}
+		old, next := openCut(t, server), openCut(t, server)
+		applyUpTo(t, old, log, 100)
+		c := &cutter{at: at, cut: func() error { applyUpTo(t, next, log, 310); return nil }}
+		old.client.AddHook(c)
+		err := old.Apply(ctx, 0, 110, log[100:110])
+		if more = c.seen > at; more != errors.Is(err, relay.ErrPositionLost) {
+			t.Fatalf("overtaken before command %d: %v", at, err)
+		}
+		applyUpTo(t, next, log, 310)
+		for _, o := range log[300:] {
+			d, err := next.Delivery(ctx, o.Tenant, o.DeliveryID)
+			if err != nil || d.State != relay.Dead || len(d.History) != 2 {
+				t.Fatalf("overtaken before command %d: %s with %d attempts, %v", at, d.State, len(d.History), err)
+			}
+		}
+		old.Close()
+		next.Close()
+	}
+}

@@ -594,7 +594,8 @@ func testShortPages(t *testing.T, place Place) {
 	const many, group = 100_200, 5000
 	j := &journal{}
 	for n := range many {
-		o := outcome("acme", n, "ep_1", relay.Delivered)
+		o := outcome("acme", n, "ep_1", relay.Parked)
+		o.State, o.Attempts, o.Attempt = relay.Delivered, 1, &relay.Attempt{Number: 1}
 		if n == 3 {
 			o.EventType = "deal.won"
 		}
