@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -72,7 +73,7 @@ func (c Config) With(more Config) Config {
 
 // Dev is a configuration for partners on loopback, with retries and syncs quick enough for tests.
 func Dev() Config {
-	return Config{"dev": true, "journal": Config{"minFreeDisk": -1}, "delivery": Config{
+	return Config{"dev": true, "log": Config{"level": "debug"}, "journal": Config{"minFreeDisk": -1}, "delivery": Config{
 		"retryIntervals": []string{"100ms", "200ms", "400ms"}, "checkpointEvery": "500ms",
 	}}
 }
@@ -183,6 +184,8 @@ func (p *Process) begin() error {
 	mark := p.mark()
 	cmd := exec.Command(p.binary, "serve", "--config", file)
 	cmd.Stdout, cmd.Stderr = p.output, p.output
+	// The tests' own environment must not configure what is under test.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(one string) bool { return strings.HasPrefix(one, "SEALPOST_") })
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err
