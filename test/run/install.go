@@ -20,6 +20,7 @@ var programs = []program{
 	{"redis-server", "the store suite runs on a real Redis", names("redis-server", "redis", "redis", "redis")},
 	{"redis-cli", "the store suite makes a Redis Cluster", names("redis-tools", "redis", "redis", "redis")},
 	{"gcc", "the race detector needs cgo", names("gcc", "gcc", "build-base", "gcc")},
+	{"curl", "the README publishes with it", names("curl", "curl", "curl", "curl")},
 	{"node", "receivers in Node verify deliveries", names("nodejs", "nodejs", "nodejs", "node")},
 	{"python3", "receivers in Python verify deliveries", names("python3-venv", "python3", "python3", "python3")},
 }
