@@ -57,7 +57,7 @@ const (
 	memtableSize = 32 << 20
 	// tableSize bounds a table file. Each has one filter block over all its keys, which a read of a key that may be in
 	// it must have in the cache: with the default of up to 128 MiB a table, filters of a megabyte pushed each other out.
-	tableSize = 8 << 20
+	tableSize    = 8 << 20
 	maxOpenFiles = 512
 )
 
