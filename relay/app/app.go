@@ -74,12 +74,12 @@ type cleanup struct {
 }
 
 // New opens everything and listens, but serves nothing yet. On an error everything is closed again.
-func New(ctx context.Context, o Options) (a *App, err error) {
+func New(ctx context.Context, o Options) (_ *App, err error) {
 	o, err = o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	a = &App{o: o, log: o.Logger, metrics: prometheus.NewRegistry()}
+	a := &App{o: o, log: o.Logger, metrics: prometheus.NewRegistry()}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {
