@@ -19,7 +19,7 @@ func (c *Control) ListDeliveries(ctx context.Context, who access.Caller, q relay
 	}
 	page, err := c.Ledger.Deliveries(ctx, q)
 	if err != nil {
-		return relay.DeliveryPage{}, translated(err)
+		return relay.DeliveryPage{}, viewed(err)
 	}
 	seen := page.Deliveries[:0]
 	for _, d := range page.Deliveries {
@@ -83,7 +83,7 @@ func (c *Control) delivery(ctx context.Context, who access.Caller, tenant, id st
 		switch {
 		case errors.Is(err, relay.ErrNotFound):
 		case err != nil:
-			return relay.DeliveryStatus{}, translated(err)
+			return relay.DeliveryStatus{}, viewed(err)
 		case d.Tenant == t && c.seesDelivery(who, t, d.EndpointID):
 			return d, nil
 		}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -86,4 +87,14 @@ func translated(err error) error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return err
+}
+
+// viewed is translated for an error of the view: that it cannot answer is no fault of the caller's, and passes.
+func viewed(err error) error {
+	switch {
+	case err == nil, errors.Is(err, relay.ErrNotFound), errors.Is(err, relay.ErrPageToken),
+		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return translated(err)
+	}
+	return fmt.Errorf("%w: the view: %w", ErrUnavailable, err)
 }

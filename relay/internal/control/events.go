@@ -295,7 +295,7 @@ func (c *Control) event(ctx context.Context, who access.Caller, tenant, id strin
 	for _, t := range c.tenants(who, tenant) {
 		status, err := c.Ledger.Event(ctx, t, id)
 		if !errors.Is(err, relay.ErrNotFound) {
-			return status, translated(err)
+			return status, viewed(err)
 		}
 	}
 	return relay.EventStatus{}, ErrNotFound
