@@ -24,3 +24,10 @@ func files(t *testing.T, dir string) map[string][]byte {
 	}
 	return out
 }
+
+func removeAll(t *testing.T, path ...string) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(path...)); err != nil {
+		t.Fatal(err)
+	}
+}

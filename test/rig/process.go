@@ -173,7 +173,7 @@ func (p *Process) mark() int {
 
 func (p *Process) begin() error {
 	file := filepath.Join(filepath.Dir(p.Data), filepath.Base(p.Data)+".yaml")
-	text, err := json.MarshalIndent(p.config.With(Config{"data": p.Data, "grpc": p.GRPC, "http": p.HTTP, "admin": p.Admin}), "", " ")
+	text, err := json.MarshalIndent(Config{"data": p.Data, "grpc": p.GRPC, "http": p.HTTP, "admin": p.Admin}.With(p.config), "", " ")
 	if err != nil {
 		return err
 	}
