@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/netip"
 	"net/url"
 	"os"
 	"reflect"
@@ -134,8 +135,33 @@ func checkKeys(node ast.Node, t reflect.Type, path string) error {
 		if err := checkKeys(pair.Value, inner.typ, join(path, key)); err != nil {
 			return err
 		}
+		if inner.typ.Kind() == reflect.Struct && !isText(inner.typ) {
+			continue
+		}
+		if err := yaml.NodeToValue(pair.Value, reflect.New(inner.typ).Interface(), decodeOptions()...); err != nil {
+			return fmt.Errorf("line %d: %s must be %s", pair.Key.GetToken().Position.Line, join(path, key), formOf(inner.typ))
+		}
 	}
 	return nil
+}
+
+// formOf says what a value of the type looks like.
+func formOf(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "a duration such as 5s or 10m"
+	case t == reflect.TypeFor[netip.Prefix]():
+		return "a CIDR such as 10.0.0.0/8"
+	case t.Kind() == reflect.Slice:
+		return "a list, each " + formOf(t.Elem())
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() == reflect.String:
+		return "text"
+	case t.Kind() == reflect.Uint16:
+		return "a port"
+	}
+	return "a number or a size such as 64MiB"
 }
 
 func unknownKey(key string, line int, fields map[string]yamlField, path string) error {
@@ -245,7 +271,7 @@ func setKey(c *config, key, text string) error {
 	case time.Duration:
 		d, err := time.ParseDuration(text)
 		if err != nil {
-			return fmt.Errorf("%q is not a duration such as 5s or 10m", text)
+			return fmt.Errorf("%q is not %s", text, formOf(v.Type()))
 		}
 		v.SetInt(int64(d))
 		return nil
@@ -255,7 +281,7 @@ func setKey(c *config, key, text string) error {
 	}
 	fresh := reflect.New(v.Type())
 	if err := yaml.UnmarshalWithOptions([]byte(text), fresh.Interface(), decodeOptions()...); err != nil {
-		return brief(err)
+		return fmt.Errorf("%q is not %s", text, formOf(v.Type()))
 	}
 	v.Set(fresh.Elem())
 	return nil

@@ -27,11 +27,11 @@ func group(use, short, example string) *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			hint := ""
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = fmt.Sprintf("; did you mean %q?", near[0])
+			var known []string
+			for _, sub := range cmd.Commands() {
+				known = append(known, sub.Name())
 			}
-			return usagef("%s has no command %q%s", cmd.CommandPath(), args[0], hint)
+			return usagef("%s has no command %q; did you mean %q?", cmd.CommandPath(), args[0], nearest(args[0], known))
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.SetOut(cmd.ErrOrStderr())

@@ -48,6 +48,7 @@ type stage struct {
 	Options
 	events   []event
 	partners []partner
+	patience time.Duration
 	leak     finder
 	server   *partnerServer
 	client   *client.Client
@@ -58,6 +59,11 @@ type stage struct {
 
 // Run runs the demo. The error is for what kept it from being run; what it found is in the report.
 func Run(ctx context.Context, o Options) (*Report, error) {
+	return run(ctx, o, partners(), within-15*time.Second)
+}
+
+// run is Run with partners of the caller's, and how long to wait for what they should get.
+func run(ctx context.Context, o Options, partners []partner, patience time.Duration) (*Report, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -78,7 +84,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	d := &stage{
-		Options: o, events: events, partners: partners(), leak: leak, server: newPartnerServer(leak), ids: map[string]string{},
+		Options: o, events: events, partners: partners, patience: patience, leak: leak, server: newPartnerServer(leak), ids: map[string]string{},
 		report: &Report{}, accepted: map[string]time.Time{},
 	}
 	err = d.run(ctx)
@@ -260,7 +266,7 @@ func (d *stage) expected() (map[string][]event, int) {
 func (d *stage) await(ctx context.Context) error {
 	_, want := d.expected()
 	d.report.Expected = want
-	ctx, cancel := context.WithTimeout(ctx, within-15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
 	defer cancel()
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()

@@ -104,8 +104,11 @@ func (p *pseudonyms) match(value, got string) bool {
 	}
 	name, known := p.byValue[value]
 	of, taken := p.byName[got]
-	p.byValue[value], p.byName[got] = got, value
-	return (!known || name == got) && (!taken || of == value)
+	if !known && !taken {
+		p.byValue[value], p.byName[got] = got, value
+		return true
+	}
+	return name == got && of == value
 }
 
 // differs tells where what came is not what should have, or "". It never repeats a value.
