@@ -144,7 +144,7 @@ func (a *App) openJournal(ctx context.Context) (err error) {
 		Partitions: j.Partitions, EventsMaxBytes: j.EventsMaxBytes, OutcomesMaxBytes: j.OutcomesMaxBytes,
 		// A record holds the event's fields beside its data.
 		DedupWindow: j.DedupWindow, MaxEventBytes: j.MaxEventBytes + 64<<10, MaxUncommittedBytes: j.MaxUncommittedBytes,
-		MinFreeDisk: j.MinFreeDisk, Clock: a.o.Clock, Logger: a.log,
+		MinFreeDisk: j.MinFreeDisk, Clock: a.o.Clock, Logger: a.log, Fsync: a.o.Fsync,
 	}
 	if n.URL == "" {
 		options.Dir = a.path(folderJournal)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -60,6 +61,8 @@ type Options struct {
 	Logger *slog.Logger `yaml:"-"`
 	// Clock is for tests of what takes days; default time.Now.
 	Clock func() time.Time `yaml:"-"`
+	// Fsync is for tests of disks that fail; default (*os.File).Sync.
+	Fsync func(*os.File) error `yaml:"-"`
 }
 
 // ListenerTLS names the certificate of our own listeners.
