@@ -112,3 +112,34 @@ func TestReadLine(t *testing.T) {
 }
 
 func newLines(text string) *bufio.Reader { return bufio.NewReaderSize(strings.NewReader(text), 16) }
+
+func FuzzLine(f *testing.F) {
+	for _, seed := range []string{
+		`{"tenant":"acme","id":"evt_1","type":"a.b","time":"2026-01-02T03:04:05Z","subject":"s","data":{"n":1.50}}`, `{}`, `[]`, `{"data":null}`,
+		`{"data":{"a":1,"a":2}}`, `{"id":"a","id":"b"}`, `{"ID":"a"}`, "{\"id\":\"\xff\"}", `{"time":"never"}`, `{"a":1}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		e, err := (&publishing{tenant: "acme"}).parse(line)
+		if err != nil {
+			return
+		}
+		// What is taken is JSON to others too, and its data is what stood in the line.
+		if !json.Valid(line) || len(e.Data) > 0 && !bytes.Contains(line, e.Data) || e.Tenant == "" {
+			t.Errorf("%q is taken for %+v", line, e)
+		}
+	})
+}
+
+func FuzzDump(f *testing.F) {
+	for _, seed := range []string{"POST / HTTP/1.1\r\nHost: a\r\n\r\nbody", "POST / HTTP/1.1\nWebhook-Id: a\n\n", "GET", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, dump []byte) {
+		v := verifying{request: "-"}
+		if _, r, err := v.readDump(bytes.NewReader(dump)); err == nil && len(r.Body) > len(dump) {
+			t.Errorf("a body of %d bytes out of %d", len(r.Body), len(dump))
+		}
+	})
+}
