@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -65,11 +64,12 @@ func NewPartner(tb testing.TB, conf *tls.Config, answer func(Receipt) Reply) *Pa
 	return p
 }
 
-// Listen serves HTTP on the listener, such as one that breaks connections.
-func (p *Partner) Listen(tb testing.TB, l net.Listener) {
-	s := &http.Server{Handler: p, ReadHeaderTimeout: time.Minute}
-	go s.Serve(l)
-	tb.Cleanup(func() { s.Close() })
+// Serve serves a handler of the test's own over plain HTTP and returns its URL.
+func Serve(tb testing.TB, h http.Handler) string {
+	tb.Helper()
+	s := httptest.NewServer(h)
+	tb.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+	return s.URL
 }
 
 // Answer changes what is answered from now on.

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -95,10 +96,11 @@ type Process struct {
 
 	HTTP, GRPC, Admin string // host:port
 
-	cmd    *exec.Cmd
 	output *output
+	cmd    *exec.Cmd     // nil: it does not run
 	ended  chan struct{} // closed when it has ended; then err is its end
 	err    error
+	pid    atomic.Int64 // 0: it does not run
 }
 
 // output is all that a process has written, over its restarts.
@@ -192,7 +194,8 @@ func (p *Process) begin() error {
 	}
 	ended := make(chan struct{})
 	p.cmd, p.ended, p.err = cmd, ended, nil
-	go func() { p.err = cmd.Wait(); close(ended) }()
+	p.pid.Store(int64(cmd.Process.Pid))
+	go func() { p.err = cmd.Wait(); p.pid.Store(0); close(ended) }()
 	late := time.After(readyWithin)
 	for {
 		said, more := p.output.since(mark)
@@ -244,6 +247,13 @@ func (p *Process) Kill() {
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.ended
 	p.cmd = nil
+}
+
+// KillNow sends SIGKILL while another goroutine is in Begin.
+func (p *Process) KillNow() {
+	if pid := p.pid.Load(); pid > 0 {
+		syscall.Kill(-int(pid), syscall.SIGKILL)
+	}
 }
 
 // Stop asks the process to end with SIGTERM and returns how long it took; the test fails if it did not end well.

@@ -1,0 +1,371 @@
+// Package crash_test kills the real binary with SIGKILL in the middle of its work, again and again, and holds what came of it
+// against what was promised: every event whose publishing was answered with OK arrives at every endpoint that it matches, each
+// delivery ends in exactly one state, and only what was in flight, or ended in the last group of outcomes before a kill, comes twice.
+package crash_test
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	sealpostv1 "github.com/sealpost/sealpost/proto/sealpost/v1"
+	"github.com/sealpost/sealpost/store/redistest"
+	"github.com/sealpost/sealpost/test/rig"
+)
+
+// binary is the sealpost that is killed; TestMain builds it.
+var binary string
+
+var rounds = flag.Int("rounds", defaultRounds(), "kills in each crash test; also by SEALPOST_CRASH_ROUNDS")
+
+func defaultRounds() int {
+	if n, err := strconv.Atoi(os.Getenv("SEALPOST_CRASH_ROUNDS")); err == nil && n > 0 {
+		return n
+	}
+	if os.Getenv("SEALPOST_TEST_LONG") != "" {
+		return 60
+	}
+	return 12
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(rig.Main(m, &binary))
+}
+
+// lastGroup is how long before a kill an attempt may have ended and still be made again: the time in which outcomes are gathered
+// for one sync (50 ms, see delivery.syncEvery), and what two busy cores may add to it.
+const lastGroup = 500 * time.Millisecond
+
+// phase is a moment to kill at, told by what can be seen from outside.
+type phase struct {
+	name string
+	// await returns when the moment has come; it is called while events are published and delivered.
+	await func(*world)
+}
+
+// phases are gone through in turn. A later phase is one more line here: what it has to wait for is in the metrics.
+var phases = []phase{
+	{"publishing", func(w *world) { w.grown(func() float64 { return float64(w.accepted.Load()) }, 1+rand.IntN(150)) }},
+	{"delivering", func(w *world) {
+		w.grown(func() float64 { return float64(w.partner.answered.Load()) }, 1+rand.IntN(400))
+	}},
+	{"retrying", func(w *world) {
+		w.grown(w.metric("sealpost_delivery_outcomes_total", `state="RETRYING"`), 1+rand.IntN(20))
+	}},
+	{"checkpointing", func(w *world) { w.grown(w.metric("sealpost_checkpoint_seconds_count", ""), 1) }},
+	{"starting", func(w *world) {
+		w.process.Kill()
+		w.killed = append(w.killed, time.Now())
+		w.startAndKill(time.Duration(rand.IntN(150)) * time.Millisecond)
+	}},
+	{"recovering", func(w *world) {
+		w.grown(w.metric("sealpost_events_routed_total", ""), 1) // its first work after the last kill
+	}},
+}
+
+// world is what one test knows.
+type world struct {
+	t       *testing.T
+	process *rig.Process
+	partner *partner
+	killed  []time.Time
+
+	events   sealpostv1.EventServiceClient
+	accepted atomic.Int64
+
+	mu    sync.Mutex
+	fates map[string]*fate // by event id
+}
+
+// fate is what the publisher of an event was told.
+type fate struct {
+	publisher, number int
+	ok                bool // answered with OK; otherwise unknown
+}
+
+func (w *world) metric(name, labels string) func() float64 {
+	return func() float64 { return w.process.Metric(name, labels) }
+}
+
+// grown waits until a figure has grown by n, but not for longer than a few seconds: a phase that does not come is no error
+// of the relay's, and killing is right at any time.
+func (w *world) grown(figure func() float64, n int) {
+	began := figure()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && figure() < began+float64(n); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// startAndKill begins a start and does not let it come to its end.
+func (w *world) startAndKill(after time.Duration) {
+	begun := make(chan error, 1)
+	go func() { begun <- w.process.Begin() }()
+	time.Sleep(after)
+	w.process.KillNow()
+	<-begun
+}
+
+// partner gets everything, fails at times, and keeps when each delivery was answered.
+type partner struct {
+	answered atomic.Int64
+	flying   atomic.Int64
+
+	mu       sync.Mutex
+	receipts map[string][]receipt // by webhook-id
+	order    map[string][]string  // event ids by path, in the order of their first success
+}
+
+type receipt struct {
+	arrived, answered time.Time
+	ok                bool
+	event             string
+	path              string
+}
+
+func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	arrived := time.Now()
+	p.flying.Add(1)
+	defer p.flying.Add(-1)
+	var body struct {
+		ID   string
+		Data struct{ Event string }
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		return // cut off: it never arrived
+	}
+	time.Sleep(time.Duration(rand.IntN(8)) * time.Millisecond)
+	fails := r.URL.Path == "/flaky" && rand.IntN(8) == 0
+	if fails {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+	}
+	id := r.Header.Get("Webhook-Id")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if body.Data.Event != body.ID {
+		id = "mixed up: " + id
+	}
+	first := !slices.ContainsFunc(p.receipts[id], func(r receipt) bool { return r.ok })
+	p.receipts[id] = append(p.receipts[id], receipt{arrived, time.Now(), !fails, body.ID, r.URL.Path})
+	if first && !fails {
+		p.order[r.URL.Path] = append(p.order[r.URL.Path], body.ID)
+	}
+	p.answered.Add(1)
+}
+
+// publish publishes from one goroutine, one event after the other, until ctx ends. Every second publisher repeats an event
+// that was not answered until it is; the others leave it, and do not know.
+func (w *world) publish(ctx context.Context, publisher int) {
+	for n := 0; ctx.Err() == nil; n++ {
+		id := fmt.Sprintf("p%d-%d", publisher, n)
+		e := &sealpostv1.Event{Tenant: "acme", Id: id, Type: "contact.updated", Data: fmt.Appendf(nil, `{"event":%q,"pad":"%0*d"}`, id, rand.IntN(2000), 0)}
+		f := &fate{publisher: publisher, number: n}
+		w.mu.Lock()
+		w.fates[id] = f
+		w.mu.Unlock()
+		for {
+			short, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			_, err := w.events.PublishEvent(short, &sealpostv1.PublishEventRequest{Event: e}, grpc.WaitForReady(true))
+			cancel()
+			if err == nil {
+				w.mu.Lock()
+				f.ok = true
+				w.mu.Unlock()
+				w.accepted.Add(1)
+			}
+			if err == nil || publisher%2 == 1 || ctx.Err() != nil {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+func TestKill(t *testing.T) {
+	t.Parallel()
+	t.Run("embedded view", func(t *testing.T) {
+		t.Parallel()
+		kill(t, nil)
+	})
+	t.Run("redis view", func(t *testing.T) {
+		t.Parallel()
+		kill(t, rig.Config{"redis": redistest.Start(t).URL("crash")})
+	})
+}
+
+func kill(t *testing.T, view rig.Config) {
+	w := &world{t: t, fates: map[string]*fate{}, partner: &partner{receipts: map[string][]receipt{}, order: map[string][]string{}}}
+	server := rig.Serve(t, w.partner)
+	w.process = rig.Start(t, binary, rig.Dev().With(rig.Config{"log": rig.Config{"level": "info"}}).With(view))
+	w.events = sealpostv1.NewEventServiceClient(w.process.Conn())
+	endpoints := map[string]rig.Endpoint{
+		"plain":   w.process.Register(server+"/plain", nil),
+		"flaky":   w.process.Register(server+"/flaky", nil),
+		"ordered": w.process.Register(server+"/ordered", rig.Object{"ordered": true}),
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var publishers sync.WaitGroup
+	defer publishers.Wait()
+	defer stop()
+	for i := range 6 {
+		publishers.Go(func() { w.publish(ctx, i) })
+	}
+	for round := range *rounds {
+		p := phases[round%len(phases)]
+		flying := w.partner.flying.Load()
+		before, answered := w.accepted.Load(), w.partner.answered.Load()
+		p.await(w)
+		flying = max(flying, w.partner.flying.Load())
+		w.process.Kill()
+		w.killed = append(w.killed, time.Now())
+		began := time.Now()
+		w.process.Restart(nil)
+		t.Logf("round %d, %s: %d accepted and %d requests since the last, %d in flight; ready again in %v",
+			round+1, p.name, w.accepted.Load()-before, w.partner.answered.Load()-answered, flying, time.Since(began).Round(time.Millisecond))
+	}
+	stop()
+	publishers.Wait()
+	w.settle(endpoints)
+	w.check(endpoints)
+}
+
+// settle waits until every accepted event is in a state that ends it, at every endpoint, in the view. What is of unknown fate
+// and was kept stands before the last event in the log, so that it is there too.
+func (w *world) settle(endpoints map[string]rig.Endpoint) {
+	w.process.Publish(rig.Event("last", `{"event":"last"}`))
+	w.mu.Lock()
+	w.fates["last"] = &fate{publisher: -1, ok: true}
+	w.accepted.Add(1)
+	w.mu.Unlock()
+	for name, ep := range endpoints {
+		missing, open := "", 0
+		rig.Eventually(w.t, "all deliveries to "+name+" are settled", func() bool {
+			seen := map[string]bool{}
+			open = 0
+			for _, d := range w.process.Deliveries("tenant=acme&endpointId=" + ep.ID) {
+				seen[d.S("eventId")] = true
+				switch d.S("state") {
+				case "DELIVERED", "DEAD", "WITHHELD", "CANCELLED":
+				default:
+					open++
+				}
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			missing = ""
+			for id, f := range w.fates {
+				if f.ok && !seen[id] {
+					missing = id
+				}
+			}
+			return open == 0 && missing == ""
+		}, func() string { return fmt.Sprintf("%d are open; missing: %s", open, missing) })
+	}
+}
+
+// check holds the view and what the partner got against what the publishers were told.
+func (w *world) check(endpoints map[string]rig.Endpoint) {
+	t := w.t
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.partner.mu.Lock()
+	defer w.partner.mu.Unlock()
+
+	reached := map[string]int{} // endpoints by event
+	states := map[string]int{}
+	for name, ep := range endpoints {
+		seen := map[string]bool{}
+		for _, d := range w.process.Deliveries("tenant=acme&endpointId=" + ep.ID) {
+			id, event := d.S("id"), d.S("eventId")
+			if seen[event] {
+				t.Errorf("%s has two deliveries to %s", event, name)
+			}
+			seen[event] = true
+			states[d.S("state")]++
+			if w.fates[event] == nil {
+				t.Errorf("a delivery of %s, which nobody published", event)
+			}
+			if d.S("state") != "DELIVERED" {
+				t.Errorf("%s to %s ended as %s, %s", event, name, d.S("state"), d.S("reason"))
+			}
+			if !slices.ContainsFunc(w.partner.receipts[id], func(r receipt) bool { return r.ok && r.event == event }) {
+				t.Errorf("%s to %s is DELIVERED in the view, and was not received", event, name)
+			}
+			reached[event]++
+		}
+	}
+	unknown := 0
+	for event, f := range w.fates {
+		switch n := reached[event]; {
+		case f.ok && n != len(endpoints):
+			t.Errorf("%s was accepted, and reached %d of %d endpoints", event, n, len(endpoints))
+		case !f.ok && n != 0 && n != len(endpoints):
+			t.Errorf("%s, of unknown fate, reached %d of %d endpoints", event, n, len(endpoints))
+		case !f.ok && n != 0:
+			unknown++
+		}
+	}
+	w.checkOrder()
+	duplicates, latest := w.checkDuplicates()
+	t.Logf("%d kills; %d events accepted, %d more kept without an answer; %v; %d requests, %d duplicates, ended at most %v before a kill",
+		len(w.killed), w.accepted.Load(), unknown, states, w.partner.answered.Load(), duplicates, latest.Round(time.Millisecond))
+}
+
+// checkOrder holds the first successes at the ordered endpoint against the order in which each publisher published.
+func (w *world) checkOrder() {
+	last := map[int]int{}
+	for _, event := range w.partner.order["/ordered"] {
+		f := w.fates[event]
+		if f == nil {
+			w.t.Errorf("%s was received, and nobody published it", event)
+			continue
+		}
+		if was, ok := last[f.publisher]; ok && f.number < was {
+			w.t.Errorf("ordered: %s came after number %d of the same publisher", event, was)
+		}
+		last[f.publisher] = f.number
+	}
+}
+
+// checkDuplicates allows a delivery to come again after a success only where a kill followed that success within the last group,
+// or cut it off.
+func (w *world) checkDuplicates() (duplicates int, latest time.Duration) {
+	for _, id := range slices.Sorted(maps.Keys(w.partner.receipts)) {
+		var ends []receipt
+		for _, r := range w.partner.receipts[id] {
+			if r.ok {
+				ends = append(ends, r)
+			}
+		}
+		for i := 1; i < len(ends); i++ {
+			duplicates++
+			gap := time.Duration(-1)
+			for _, k := range w.killed {
+				if k.After(ends[i-1].arrived) && k.Before(ends[i].arrived) {
+					gap = max(0, k.Sub(ends[i-1].answered))
+					break
+				}
+			}
+			latest = max(latest, gap)
+			if gap < 0 {
+				w.t.Errorf("%s to %s came twice without a kill in between: %v and %v", ends[i].event, ends[i].path, ends[i-1].answered, ends[i].arrived)
+			} else if gap > lastGroup {
+				w.t.Errorf("%s to %s came again although it had ended %v before the kill", ends[i].event, ends[i].path, gap)
+			}
+		}
+	}
+	return duplicates, latest
+}
