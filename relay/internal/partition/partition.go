@@ -82,30 +82,48 @@ const readAhead = 64 << 20
 // and what became of them is durable when Run returns nil. Any other end is an error: the caller may run it
 // again, unless the journal failed.
 func Run(ctx context.Context, o Options) error {
-	o = o.withDefaults()
-	started := o.Clock()
-	appender, err := o.Journal.Outcomes(o.Partition).NewAppender(ctx)
+	l, err := start(ctx, o)
+	if err == nil {
+		err = l.run(ctx)
+	}
 	if err != nil {
-		return fmt.Errorf("partition %d: %w", o.Partition, err)
-	}
-	defer appender.Close()
-	// What an earlier run in this process appended may not be durable yet, and only durable records can be read.
-	if _, err := appender.Sync(ctx); err != nil {
-		return fmt.Errorf("partition %d: %w", o.Partition, err)
-	}
-	state, err := restore(ctx, o)
-	if err != nil {
-		return fmt.Errorf("partition %d: %w", o.Partition, err)
-	}
-	if appender.Last() != state.Folded() {
-		return fmt.Errorf("partition %d: %w: outcomes end at %d and the state at %d", o.Partition, journal.ErrFenced, appender.Last(), state.Folded())
-	}
-	o.Logger.Info("partition owned", "partition", o.Partition, "cursor", state.Cursor(), "open_endpoints", len(state.Endpoints()),
-		"took", o.Clock().Sub(started))
-	if err := newLoop(o, state, appender).run(ctx); err != nil {
 		return fmt.Errorf("partition %d: %w", o.Partition, err)
 	}
 	return nil
+}
+
+// start takes the partition over: from here on an earlier owner's appends are refused once this one has appended.
+func start(ctx context.Context, o Options) (*loop, error) {
+	o = o.withDefaults()
+	began := time.Now()
+	appender, err := o.Journal.Outcomes(o.Partition).NewAppender(ctx)
+	if err != nil {
+		return nil, err
+	}
+	state, err := catchUp(ctx, o, appender)
+	if err != nil {
+		appender.Close()
+		return nil, err
+	}
+	o.Logger.Info("partition owned", "partition", o.Partition, "cursor", state.Cursor(), "open_endpoints", len(state.Endpoints()),
+		"took", time.Since(began))
+	return newLoop(o, state, appender), nil
+}
+
+// catchUp is the state at the end of OUTCOMES.
+func catchUp(ctx context.Context, o Options, appender *journal.Appender) (*owner.State, error) {
+	// What an earlier run in this process appended may not be durable yet, and only durable records can be read.
+	if _, err := appender.Sync(ctx); err != nil {
+		return nil, err
+	}
+	state, err := restore(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if appender.Last() != state.Folded() {
+		return nil, fmt.Errorf("%w: outcomes end at %d and the state at %d", journal.ErrFenced, appender.Last(), state.Folded())
+	}
+	return state, nil
 }
 
 // restore folds the state from the newest checkpoint and the outcomes after it.
@@ -157,6 +175,7 @@ func restore(ctx context.Context, o Options) (*owner.State, error) {
 
 // run starts what works beside the loop, and the loop; it returns when all of it has ended.
 func (l *loop) run(ctx context.Context) error {
+	defer l.appender.Close()
 	// What is stopping goes on under work; beside is cancelled when the loop is done with it.
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
 	reading, endReading := context.WithCancel(ctx)
