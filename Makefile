@@ -2,7 +2,13 @@
 
 TOOL = go tool -modfile=proto/tools.mod
 
-.PHONY: generate generate-check
+.PHONY: generate generate-check release
+
+VERSION ?= dev
+
+# One static binary, without cgo.
+release:
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/sealpost ./cmd/sealpost
 
 generate:
 	$(TOOL) buf lint

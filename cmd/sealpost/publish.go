@@ -138,12 +138,12 @@ func (p *publishing) run(ctx context.Context, c *client.Client, in io.Reader) (e
 		}
 		if p.pace != nil {
 			if err := p.pace.Wait(ctx); err != nil {
-				return fmt.Errorf("stopped at line %d: %w", number, err)
+				return fmt.Errorf("stopped before line %d: %w", number, err)
 			}
 		}
 		err = out.Publish(ctx, e, func(r client.Receipt, err error) { p.settle(number, r, err) })
 		if err != nil {
-			return fmt.Errorf("stopped at line %d: %w", number, err)
+			return fmt.Errorf("stopped before line %d: %w", number, err)
 		}
 		p.count(func(n *publishCounts) { n.Read++ })
 	}

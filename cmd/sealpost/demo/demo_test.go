@@ -143,6 +143,17 @@ func TestExpectation(t *testing.T) {
 	}
 }
 
+func TestObject(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		`{"a":1}`: true, ` {} `: true, `{} x`: false, `{}{}`: false, `{"a":1,"a":2}`: false, "{\"a\":\"\xff\"}": false, `[]`: false, ``: false,
+	} {
+		if _, err := object([]byte(text)); (err == nil) != want {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestPseudonyms(t *testing.T) {
 	t.Parallel()
 	p := &pseudonyms{map[string]string{}, map[string]string{}}

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sealpost/sealpost/relay"
 )
@@ -55,8 +58,11 @@ func readEvents(file []byte) ([]event, error) {
 	return out, nil
 }
 
-// object reads a JSON object, numbers as they are written.
+// object reads a JSON object, numbers as they are written. Nothing may follow it, and no name may come twice.
 func object(text []byte) (map[string]any, error) {
+	if !jsontext.Value(text).IsValid() {
+		return nil, errors.New("not one JSON value without doubt")
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	var out map[string]any
