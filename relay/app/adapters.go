@@ -21,18 +21,39 @@ import (
 type owners struct{ partition.Owners }
 
 func (o owners) Settle(ctx context.Context, tenant string, revision uint64) error {
-	return refusal(o.Owners.Settle(ctx, tenant, revision), "")
+	return refusal(owned(ctx, func() error { return o.Owners.Settle(ctx, tenant, revision) }), "")
 }
 
 func (o owners) Retry(ctx context.Context, ref control.DeliveryRef) error {
-	return refusal(o.Owners.Retry(ctx, ref.Partition, owned(ref)), "retry")
+	return refusal(owned(ctx, func() error { return o.Owners.Retry(ctx, ref.Partition, delivery(ref)) }), "retry")
 }
 
 func (o owners) Cancel(ctx context.Context, ref control.DeliveryRef) error {
-	return refusal(o.Owners.Cancel(ctx, ref.Partition, owned(ref)), "cancel")
+	return refusal(owned(ctx, func() error { return o.Owners.Cancel(ctx, ref.Partition, delivery(ref)) }), "cancel")
 }
 
-func owned(ref control.DeliveryRef) partition.Ref {
+// A partition is without its owner for the moment in which a process starts, or takes it over from another.
+const (
+	ownerWithin = 10 * time.Second
+	ownerAgain  = 20 * time.Millisecond
+)
+
+// owned asks again for a while where the partition has no owner.
+func owned(ctx context.Context, ask func() error) error {
+	for late := time.Now().Add(ownerWithin); ; {
+		err := ask()
+		if !errors.Is(err, partition.ErrUnavailable) || time.Now().After(late) {
+			return err
+		}
+		select {
+		case <-time.After(ownerAgain):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func delivery(ref control.DeliveryRef) partition.Ref {
 	return partition.Ref{DeliveryID: ref.DeliveryID, EndpointID: ref.EndpointID, Seq: ref.Seq, Attempts: ref.Attempts}
 }
 
