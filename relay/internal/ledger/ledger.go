@@ -5,10 +5,12 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +41,7 @@ type Projector struct {
 	metrics   *Metrics
 	position  atomic.Uint64
 	healthy   atomic.Bool
+	told      uint64 // up to here watchers know; a view that is rebuilt tells them nothing again
 }
 
 // NewProjector makes a projector; Run starts it. hub may be nil.
@@ -90,6 +93,8 @@ func (p *Projector) follow(ctx context.Context, well func()) error {
 		return fmt.Errorf("the view stands at %d and the log ends at %d: point it at an empty view, which is rebuilt", at, st.Last)
 	}
 	p.position.Store(at)
+	p.healthy.Store(true)
+	p.told = max(p.told, at)
 	group, ctx := errgroup.WithContext(ctx)
 	read := make(chan relay.SequencedOutcome, 2*groupSize)
 	group.Go(func() error {
@@ -130,17 +135,42 @@ func (p *Projector) applyGroups(ctx context.Context, read <-chan relay.Sequenced
 		group = gather(read, group)
 		upTo := group[len(group)-1].Sequence
 		began := time.Now()
-		if err := p.view.Apply(ctx, p.partition, upTo, group); err != nil {
+		if err := p.view.Apply(ctx, p.partition, upTo, p.ofDeliveries(group)); err != nil {
 			return err
 		}
 		p.position.Store(upTo)
 		p.healthy.Store(true)
 		p.metrics.applied(len(group), time.Since(began))
 		well()
-		if p.hub != nil {
-			p.hub.tell(group)
-		}
+		p.tell(group, upTo)
 	}
+}
+
+// ofDeliveries leaves out what no view can have: an outcome whose event was gone before its delivery could be told.
+func (p *Projector) ofDeliveries(group []relay.SequencedOutcome) []relay.SequencedOutcome {
+	nameless := func(o relay.SequencedOutcome) bool { return o.DeliveryID == "" && o.State != relay.Unmatched }
+	if !slices.ContainsFunc(group, nameless) {
+		return group
+	}
+	kept := make([]relay.SequencedOutcome, 0, len(group))
+	for _, o := range group {
+		if nameless(o) {
+			p.log.Error("an outcome of an unknown delivery is not in the view", "outcome", o.Sequence, "event", o.Seq,
+				"endpoint", o.EndpointID, "state", o.State, "reason", o.Reason)
+			continue
+		}
+		kept = append(kept, o)
+	}
+	return kept
+}
+
+// tell tells watchers what they were not told before.
+func (p *Projector) tell(group []relay.SequencedOutcome, upTo uint64) {
+	if p.hub != nil {
+		at, _ := slices.BinarySearchFunc(group, p.told+1, func(o relay.SequencedOutcome, seq uint64) int { return cmp.Compare(o.Sequence, seq) })
+		p.hub.tell(group[at:])
+	}
+	p.told = max(p.told, upTo)
 }
 
 // look finds out that the view was emptied although nothing is being written to it.
