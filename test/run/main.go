@@ -9,12 +9,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -45,6 +49,7 @@ func run(ctx context.Context, long, install bool) error {
 		{"formatting", unformatted},
 		{"vet", command("go", "vet", "./...")},
 		{"build without cgo", releaseBuild},
+		{"generated code is what proto/ makes", regenerate},
 		{"tests, race detector on", command("go", testArgs(long)...)},
 	}
 	if install {
@@ -114,6 +119,45 @@ func releaseBuild(ctx context.Context) error {
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
+}
+
+// regenerate makes the code of proto/ anew in a folder of its own and compares.
+func regenerate(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "sealpost-proto-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	buf := []string{"tool", "-modfile=proto/tools.mod", "buf"}
+	if err := command("go", append(buf, "lint")...)(ctx); err != nil {
+		return err
+	}
+	if err := command("go", append(buf, "generate", "--template", "proto/buf.gen.yaml", "-o", dir)...)(ctx); err != nil {
+		return err
+	}
+	made := 0
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		made++
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		fresh, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if committed, err := os.ReadFile(name); err != nil || !bytes.Equal(fresh, committed) {
+			return fmt.Errorf("%s is not what proto/ makes: run make generate", name)
+		}
+		return nil
+	})
+	if err == nil && made == 0 {
+		return errors.New("nothing was generated")
+	}
+	return err
 }
 
 // fuzzFor is how long each target is fuzzed.
