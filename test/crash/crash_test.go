@@ -38,7 +38,7 @@ func defaultRounds() int {
 	if os.Getenv("SEALPOST_TEST_LONG") != "" {
 		return 60
 	}
-	return 12
+	return 16
 }
 
 func TestMain(m *testing.M) {
@@ -67,9 +67,18 @@ var phases = []phase{
 		w.grown(w.metric("sealpost_delivery_outcomes_total", `state="RETRYING"`), 1+rand.IntN(20))
 	}},
 	{"checkpointing", func(w *world) { w.grown(w.metric("sealpost_checkpoint_seconds_count", ""), 1) }},
+	{"parking", func(w *world) {
+		w.process.MustAct(w.stopping, "pause")
+		w.breaks = append(w.breaks, interruption{time.Now(), "/stopping"})
+		w.grown(w.metric("sealpost_delivery_outcomes_total", `state="PARKED"`), 1+rand.IntN(200))
+	}},
+	{"draining", func(w *world) {
+		w.process.MustAct(w.stopping, "resume")
+		w.grown(func() float64 { return float64(w.partner.stopped.Load()) }, 1+rand.IntN(100))
+	}},
 	{"starting", func(w *world) {
 		w.process.Kill()
-		w.killed = append(w.killed, time.Now())
+		w.breaks = append(w.breaks, interruption{at: time.Now()})
 		w.startAndKill(time.Duration(rand.IntN(150)) * time.Millisecond)
 	}},
 	{"recovering", func(w *world) {
@@ -82,13 +91,21 @@ type world struct {
 	t       *testing.T
 	process *rig.Process
 	partner *partner
-	killed  []time.Time
+	breaks  []interruption
+	// stopping is the endpoint that is paused and resumed.
+	stopping rig.Endpoint
 
 	events   sealpostv1.EventServiceClient
 	accepted atomic.Int64
 
 	mu    sync.Mutex
 	fates map[string]*fate // by event id
+}
+
+// interruption is when attempts were cut off: all of them by a kill, those of one path by a pause.
+type interruption struct {
+	at   time.Time
+	path string
 }
 
 // fate is what the publisher of an event was told.
@@ -122,6 +139,7 @@ func (w *world) startAndKill(after time.Duration) {
 // partner gets everything, fails at times, and keeps when each delivery was answered.
 type partner struct {
 	answered atomic.Int64
+	stopped  atomic.Int64 // answered at /stopping
 	flying   atomic.Int64
 
 	mu       sync.Mutex
@@ -164,6 +182,9 @@ func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		p.order[r.URL.Path] = append(p.order[r.URL.Path], body.ID)
 	}
 	p.answered.Add(1)
+	if r.URL.Path == "/stopping" {
+		p.stopped.Add(1)
+	}
 }
 
 // publish publishes from one goroutine, one event after the other, until ctx ends. Every second publisher repeats an event
@@ -212,10 +233,12 @@ func kill(t *testing.T, view rig.Config) {
 	w.process = rig.Start(t, binary, rig.Dev().With(rig.Config{"log": rig.Config{"level": "info"}}).With(view))
 	w.events = sealpostv1.NewEventServiceClient(w.process.Conn())
 	endpoints := map[string]rig.Endpoint{
-		"plain":   w.process.Register(server+"/plain", nil),
-		"flaky":   w.process.Register(server+"/flaky", nil),
-		"ordered": w.process.Register(server+"/ordered", rig.Object{"ordered": true}),
+		"plain":    w.process.Register(server+"/plain", nil),
+		"flaky":    w.process.Register(server+"/flaky", nil),
+		"ordered":  w.process.Register(server+"/ordered", rig.Object{"ordered": true}),
+		"stopping": w.process.Register(server+"/stopping", nil),
 	}
+	w.stopping = endpoints["stopping"]
 	ctx, stop := context.WithCancel(context.Background())
 	var publishers sync.WaitGroup
 	defer publishers.Wait()
@@ -230,7 +253,7 @@ func kill(t *testing.T, view rig.Config) {
 		p.await(w)
 		flying = max(flying, w.partner.flying.Load())
 		w.process.Kill()
-		w.killed = append(w.killed, time.Now())
+		w.breaks = append(w.breaks, interruption{at: time.Now()})
 		began := time.Now()
 		w.process.Restart(nil)
 		t.Logf("round %d, %s: %d accepted and %d requests since the last, %d in flight; ready again in %v",
@@ -238,6 +261,7 @@ func kill(t *testing.T, view rig.Config) {
 	}
 	stop()
 	publishers.Wait()
+	w.process.MustAct(w.stopping, "resume")
 	w.settle(endpoints)
 	w.check(endpoints)
 }
@@ -320,8 +344,8 @@ func (w *world) check(endpoints map[string]rig.Endpoint) {
 	}
 	w.checkOrder()
 	duplicates, latest := w.checkDuplicates()
-	t.Logf("%d kills; %d events accepted, %d more kept without an answer; %v; %d requests, %d duplicates, ended at most %v before a kill",
-		len(w.killed), w.accepted.Load(), unknown, states, w.partner.answered.Load(), duplicates, latest.Round(time.Millisecond))
+	t.Logf("%d kills and pauses; %d events accepted, %d more kept without an answer; %v; %d requests, %d duplicates, ended at most %v before a kill",
+		len(w.breaks), w.accepted.Load(), unknown, states, w.partner.answered.Load(), duplicates, latest.Round(time.Millisecond))
 }
 
 // checkOrder holds the first successes at the ordered endpoint against the order in which each publisher published.
@@ -353,9 +377,9 @@ func (w *world) checkDuplicates() (duplicates int, latest time.Duration) {
 		for i := 1; i < len(ends); i++ {
 			duplicates++
 			gap := time.Duration(-1)
-			for _, k := range w.killed {
-				if k.After(ends[i-1].arrived) && k.Before(ends[i].arrived) {
-					gap = max(0, k.Sub(ends[i-1].answered))
+			for _, b := range w.breaks {
+				if b.at.After(ends[i-1].arrived) && b.at.Before(ends[i].arrived) && (b.path == "" || b.path == ends[i].path) {
+					gap = max(0, b.at.Sub(ends[i-1].answered))
 					break
 				}
 			}
