@@ -59,6 +59,10 @@ func Handle(ev *relay.Event, snapshot *registry.Snapshot) iter.Seq[Routed] {
 // One is what becomes of an event for one endpoint that had a claim to it before: a retry, or one that was parked. The policy in
 // force now decides.
 func One(ev *relay.Event, ep *registry.Endpoint) Routed {
+	if ep.Err != nil && ep.State != relay.EndpointDeleted {
+		// What it would match may be what cannot be read; see one.
+		return Routed{Kind: Send, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint)}
+	}
 	if ep.State == relay.EndpointDeleted || !ep.Matches(ev.Type) || ep.Tenant != ev.Tenant {
 		return Routed{Kind: Skip, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint)}
 	}
