@@ -163,3 +163,15 @@ func TestAnEventReachesItsPartnerVerified(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEventWithoutATimeCanBePublishedAgain(t *testing.T) {
+	t.Parallel()
+	p := start(t, app.Options{Dev: true})
+	event := map[string]any{"tenant": "acme", "id": "evt_1", "type": "contact.updated", "data": map[string]any{"n": 1}}
+	for _, duplicate := range []bool{false, true} {
+		status, published := p.call("POST", "/v1/events", event)
+		if status != http.StatusOK || published["duplicate"] != duplicate {
+			t.Fatalf("publish: %d %v, want duplicate %v", status, published, duplicate)
+		}
+	}
+}

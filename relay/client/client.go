@@ -149,8 +149,8 @@ func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string
 // RequireTransportSecurity keeps the token off a connection without TLS, but for loopback.
 func (b bearer) RequireTransportSecurity() bool { return b.secure }
 
-// Publish keeps one event and returns when it is on disk. An event without an id is given one, one without a time the
-// present. The error is a *Error, or the context's.
+// Publish keeps one event and returns when it is on disk. An event without an id is given one; one without a time
+// gets the server's. The error is a *Error, or the context's.
 func (c *Client) Publish(ctx context.Context, e relay.Event) (Receipt, error) {
 	request := &sealpostv1.PublishEventRequest{Event: wire(&e)}
 	t := c.newTry()
@@ -256,17 +256,17 @@ func (c *Client) tryGroup(ctx context.Context, sent []*sealpostv1.Event, results
 	return again, longest
 }
 
-// wire gives an event what it lacks, so that every try is the same, and puts it in the API's form.
+// wire gives an event an id if it lacks one, so that every try is the same, and puts it in the API's form. A time that it
+// lacks is the server's to give: the same event that is published again later must still be the same.
 func wire(e *relay.Event) *sealpostv1.Event {
 	if e.ID == "" {
 		e.ID = newID()
 	}
-	if e.Time.IsZero() {
-		e.Time = time.Now()
+	w := &sealpostv1.Event{Tenant: e.Tenant, Id: e.ID, Type: e.Type, Subject: e.Subject, Data: e.Data}
+	if !e.Time.IsZero() {
+		w.Time = timestamppb.New(e.Time)
 	}
-	return &sealpostv1.Event{
-		Tenant: e.Tenant, Id: e.ID, Type: e.Type, Time: timestamppb.New(e.Time), Subject: e.Subject, Data: e.Data,
-	}
+	return w
 }
 
 func newID() string {

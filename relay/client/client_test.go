@@ -79,6 +79,9 @@ func (f *flaky) PublishEvents(ctx context.Context, _ access.Caller, events []rel
 				continue
 			}
 		}
+		if e.Time.IsZero() {
+			e.Time = time.Now() // as the server does
+		}
 		if bad := e.Check(); bad != nil {
 			out[i].Err = bad.Err()
 			continue
