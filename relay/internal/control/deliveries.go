@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
@@ -114,7 +115,7 @@ func (c *Control) CancelDelivery(ctx context.Context, who access.Caller, tenant,
 	})
 }
 
-// steer does an act on a delivery by its partition's owner and returns what the view then has of it, which may lag.
+// steer does an act on a delivery by its partition's owner and returns what the view then has of it.
 func (c *Control) steer(ctx context.Context, who access.Caller, name, tenant, id string,
 	do func(context.Context, DeliveryRef) error, fits func(relay.DeliveryStatus) error) (d relay.DeliveryStatus, err error) {
 	act := audit.Act{Name: name, Object: clip(id)}
@@ -137,11 +138,32 @@ func (c *Control) steer(ctx context.Context, who access.Caller, name, tenant, id
 	if err != nil {
 		return d, err
 	}
-	now, err := c.Ledger.Delivery(ctx, d.Tenant, d.ID)
+	now, err := c.readBack(ctx, d)
 	if err != nil {
 		return d, fmt.Errorf("%w: it is done, but cannot be read back: %w", ErrUnavailable, err)
 	}
 	return now, nil
+}
+
+// The view follows what is recorded within some 50 ms: a caller who changed a delivery is shown it changed.
+const (
+	viewWithin = 500 * time.Millisecond
+	viewAgain  = 10 * time.Millisecond
+)
+
+// readBack is a delivery in the view, newer than it was, or as the view has it after viewWithin.
+func (c *Control) readBack(ctx context.Context, was relay.DeliveryStatus) (relay.DeliveryStatus, error) {
+	for late := time.Now().Add(viewWithin); ; {
+		now, err := c.Ledger.Delivery(ctx, was.Tenant, was.ID)
+		if err != nil || now.Updated.After(was.Updated) || now.State == relay.Cancelled || time.Now().After(late) {
+			return now, err
+		}
+		select {
+		case <-time.After(viewAgain):
+		case <-ctx.Done():
+			return now, nil
+		}
+	}
 }
 
 // WatchDeliveries calls fn with every change, from now on, of the deliveries that a query asks for and the caller may
