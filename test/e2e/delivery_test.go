@@ -235,7 +235,9 @@ func TestDelete(t *testing.T) {
 	p.PublishMany("acme", "e", 50)
 	parked := p.AwaitCount("tenant=acme&state=PARKED", 50)
 	one := parked[0].S("id")
-	p.OK("POST", "/v1/deliveries/"+one+":cancel", rig.Object{"tenant": "acme"})
+	if d := p.OK("POST", "/v1/deliveries/"+one+":cancel", rig.Object{"tenant": "acme"}); d.S("state") != "CANCELLED" {
+		t.Errorf("the answer to a cancellation: %v", d)
+	}
 	p.AwaitCount("tenant=acme&state=CANCELLED", 1)
 	if d := p.Delivery(one, "acme"); d.S("state") != "CANCELLED" || d.S("reason") != "CANCEL_REQUESTED" {
 		t.Errorf("%v", d)
