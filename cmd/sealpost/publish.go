@@ -28,9 +28,9 @@ const publishHelp = `Publish events, one JSON object a line, from a file or stan
 
   {"tenant":"acme","id":"evt_1","type":"contact.updated","time":"2026-01-02T03:04:05Z","subject":"contact/42","data":{...}}
 
-What the server kept is on its disk. An event without an id or time is given one, so only events that name theirs can be
-published again without being kept twice, or refused. Lines that are refused are named on standard error with their numbers, and the rest goes
-on; the exit status is 1 where there was any.`
+What the server kept is on its disk. An event without an id is given one, so only events that name theirs can be published
+again without being kept twice. Lines that are refused are named on standard error with their numbers, and the rest goes on;
+the exit status is 1 where there was any.`
 
 func newPublish(conn *connection) *cobra.Command {
 	cmd := &cobra.Command{
