@@ -2,6 +2,7 @@ package partition
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +25,16 @@ type Metrics struct {
 	checkpointSeconds  prometheus.Histogram
 	checkpointBytes    prometheus.Gauge
 	checkpointFailures prometheus.Counter
+
+	// What is counted for each delivery is found once: to look a series up by its labels costs more than to count.
+	states map[relay.DeliveryState]prometheus.Counter // never written after NewMetrics
+	phases [4]prometheus.Observer
+	known  sync.Map // of attempts: attemptKind -> prometheus.Counter
+}
+
+type attemptKind struct {
+	verdict relay.VerdictKind
+	reason  relay.Reason
 }
 
 // NewMetrics registers the metrics; every series that is known ahead begins at zero.
@@ -46,11 +57,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		checkpointBytes:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "checkpoint_bytes", Help: "Size of the last checkpoint."}),
 		checkpointFailures: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "checkpoint_failures_total", Help: "Checkpoints that could not be saved."}),
 	}
+	m.states = map[relay.DeliveryState]prometheus.Counter{}
 	for _, s := range append(relay.DeliveryStates(), relay.Unmatched) {
-		m.outcomes.WithLabelValues(string(s))
+		m.states[s] = m.outcomes.WithLabelValues(string(s))
 	}
-	for _, phase := range []string{"dns", "connect", "tls", "first_byte"} {
-		m.phaseSeconds.WithLabelValues(phase)
+	for i, phase := range [...]string{"dns", "connect", "tls", "first_byte"} {
+		m.phases[i] = m.phaseSeconds.WithLabelValues(phase)
 	}
 	r.MustRegister(m.routed, m.outcomes, m.attempts, m.attemptSeconds, m.phaseSeconds, m.firstAttempt, m.inFlight, m.laneBytes,
 		m.unrouted, m.unrecorded, m.checkpointSeconds, m.checkpointBytes, m.checkpointFailures)
@@ -62,20 +74,23 @@ func gauge(ns, name, help string) *prometheus.GaugeVec {
 }
 
 func (m *Metrics) outcome(o *relay.Outcome) {
-	m.outcomes.WithLabelValues(string(o.State)).Inc()
+	m.states[o.State].Inc()
 	if o.State == relay.Delivered && o.Attempts == 1 && !o.AcceptTime.IsZero() {
 		m.firstAttempt.Observe(o.Time.Sub(o.AcceptTime).Seconds())
 	}
 }
 
 func (m *Metrics) attempt(a *relay.Attempt) {
-	m.attempts.WithLabelValues(string(a.Verdict), string(a.Reason)).Inc()
+	kind := attemptKind{a.Verdict, a.Reason}
+	counter, found := m.known.Load(kind)
+	if !found {
+		counter, _ = m.known.LoadOrStore(kind, m.attempts.WithLabelValues(string(a.Verdict), string(a.Reason)))
+	}
+	counter.(prometheus.Counter).Inc()
 	m.attemptSeconds.Observe(a.Durations.Total.Seconds())
-	for phase, d := range map[string]time.Duration{
-		"dns": a.Durations.DNS, "connect": a.Durations.Connect, "tls": a.Durations.TLS, "first_byte": a.Durations.FirstByte,
-	} {
+	for i, d := range [...]time.Duration{a.Durations.DNS, a.Durations.Connect, a.Durations.TLS, a.Durations.FirstByte} {
 		if d > 0 {
-			m.phaseSeconds.WithLabelValues(phase).Observe(d.Seconds())
+			m.phases[i].Observe(d.Seconds())
 		}
 	}
 }
