@@ -373,11 +373,15 @@ func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reaso
 	}
 }
 
-// catchUp waits until the view has all outcomes, or ctx ends: what it lacks it gets at the next start.
+// catchUp waits until the view has all outcomes, or cannot be written, or ctx ends: what it lacks it gets at the next
+// start. A process that does not relay does not project either.
 func (a *App) catchUp(ctx context.Context) {
+	if a.o.Role == RoleAPI {
+		return
+	}
 	for p, projector := range a.projector {
 		upTo, err := a.journal.Outcomes(p).Synced(ctx)
-		for err == nil && projector.Position() < upTo && ctx.Err() == nil {
+		for err == nil && projector.Position() < upTo && !projector.Failing() && ctx.Err() == nil {
 			select {
 			case <-time.After(5 * time.Millisecond):
 			case <-ctx.Done():

@@ -41,6 +41,7 @@ type Projector struct {
 	metrics   *Metrics
 	position  atomic.Uint64
 	healthy   atomic.Bool
+	failing   atomic.Bool
 	told      uint64 // up to here watchers know; a view that is rebuilt tells them nothing again
 }
 
@@ -55,6 +56,14 @@ func (p *Projector) Position() uint64 { return p.position.Load() }
 // Healthy tells whether the last thing the view was asked for succeeded.
 func (p *Projector) Healthy() bool { return p.healthy.Load() }
 
+// Failing tells whether the last thing the view was asked for failed. Before the first, it is neither healthy nor failing.
+func (p *Projector) Failing() bool { return p.failing.Load() }
+
+func (p *Projector) note(healthy bool) {
+	p.healthy.Store(healthy)
+	p.failing.Store(!healthy)
+}
+
 // Run projects until ctx ends. Whatever fails is tried again, from where the view then says it stands.
 func (p *Projector) Run(ctx context.Context) error {
 	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
@@ -67,7 +76,7 @@ func (p *Projector) Run(ctx context.Context) error {
 		if errors.Is(err, journal.ErrClosed) {
 			return err
 		}
-		p.healthy.Store(false)
+		p.note(false)
 		p.metrics.failures.Inc()
 		p.log.Warn("view not written, will try again", "error", err)
 		select {
@@ -93,7 +102,7 @@ func (p *Projector) follow(ctx context.Context, well func()) error {
 		return fmt.Errorf("the view stands at %d and the log ends at %d: point it at an empty view, which is rebuilt", at, st.Last)
 	}
 	p.position.Store(at)
-	p.healthy.Store(true)
+	p.note(true)
 	p.told = max(p.told, at)
 	group, ctx := errgroup.WithContext(ctx)
 	read := make(chan relay.SequencedOutcome, 2*groupSize)
@@ -139,7 +148,7 @@ func (p *Projector) applyGroups(ctx context.Context, read <-chan relay.Sequenced
 			return err
 		}
 		p.position.Store(upTo)
-		p.healthy.Store(true)
+		p.note(true)
 		p.metrics.applied(len(group), time.Since(began))
 		well()
 		p.tell(group, upTo)
@@ -182,7 +191,7 @@ func (p *Projector) look(ctx context.Context) error {
 	if at != p.position.Load() {
 		return relay.ErrPositionLost
 	}
-	p.healthy.Store(true)
+	p.note(true)
 	return nil
 }
 

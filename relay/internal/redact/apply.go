@@ -70,10 +70,12 @@ func (g *Program) release(w *walker) {
 }
 
 // ApplySubject redacts the event's subject by the rules on $subject. In mode
-// AllowListed it is kept only where Allow names it.
+// AllowListed it is kept only where Allow names it. Of an event without one there is nothing to redact.
 func (g *Program) ApplySubject(subject string) (string, bool) {
 	v := g.subject
 	switch {
+	case subject == "":
+		return "", true
 	case v.rules&ruleDrop != 0, g.mode == AllowListed && v.rules&ruleAllow == 0:
 		return "", false
 	case v.rules&rulePseudonym != 0:
