@@ -165,7 +165,9 @@ func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		return // cut off: it never arrived
 	}
-	time.Sleep(time.Duration(rand.IntN(8)) * time.Millisecond)
+	if r.URL.Path != "/ordered" { // which gets one at a time, and has to keep up
+		time.Sleep(time.Duration(rand.IntN(8)) * time.Millisecond)
+	}
 	fails := r.URL.Path == "/flaky" && rand.IntN(8) == 0
 	if fails {
 		rw.WriteHeader(http.StatusServiceUnavailable)
@@ -191,6 +193,7 @@ func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // that was not answered until it is; the others leave it, and do not know.
 func (w *world) publish(ctx context.Context, publisher int) {
 	for n := 0; ctx.Err() == nil; n++ {
+		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) // so that the slowest endpoint keeps up
 		id := fmt.Sprintf("p%d-%d", publisher, n)
 		e := &sealpostv1.Event{Tenant: "acme", Id: id, Type: "contact.updated", Data: fmt.Appendf(nil, `{"event":%q,"pad":"%0*d"}`, id, rand.IntN(2000), 0)}
 		f := &fate{publisher: publisher, number: n}
@@ -275,16 +278,18 @@ func (w *world) settle(endpoints map[string]rig.Endpoint) {
 	w.accepted.Add(1)
 	w.mu.Unlock()
 	for name, ep := range endpoints {
-		missing, open := "", 0
+		missing, open, waits := "", 0, map[string]int{}
 		rig.Eventually(w.t, "all deliveries to "+name+" are settled", func() bool {
 			seen := map[string]bool{}
 			open = 0
+			clear(waits)
 			for _, d := range w.process.Deliveries("tenant=acme&endpointId=" + ep.ID) {
 				seen[d.S("eventId")] = true
 				switch d.S("state") {
 				case "DELIVERED", "DEAD", "WITHHELD", "CANCELLED":
 				default:
 					open++
+					waits[d.S("state")+" "+d.S("reason")]++
 				}
 			}
 			w.mu.Lock()
@@ -296,7 +301,11 @@ func (w *world) settle(endpoints map[string]rig.Endpoint) {
 				}
 			}
 			return open == 0 && missing == ""
-		}, func() string { return fmt.Sprintf("%d are open; missing: %s", open, missing) })
+		}, func() string {
+			before := w.partner.answered.Load()
+			time.Sleep(time.Second)
+			return fmt.Sprintf("%d are open, %v; missing: %s; %d requests in a second", open, waits, missing, w.partner.answered.Load()-before)
+		})
 	}
 }
 
