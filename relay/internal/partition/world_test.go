@@ -45,6 +45,8 @@ type world struct {
 	*partner
 	offset  atomic.Int64 // of the clock
 	fenced  bool         // an owner that is pushed out stays out
+	read    []relay.Outcome
+	readTo  uint64 // of OUTCOMES
 	events  int
 	options func(*Options)
 	running atomic.Pointer[loop]
@@ -284,24 +286,24 @@ func (w *world) shut() {
 }
 
 // outcomes are the durable ones, in order.
-func (w *world) outcomes() (all []relay.Outcome) {
+func (w *world) outcomes() []relay.Outcome {
 	w.Helper()
 	log := w.journal.Outcomes(0)
 	st, err := log.State(w.Context())
 	if err != nil {
 		w.Fatal(err)
 	}
-	err = log.Range(w.Context(), 1, st.Last, func(m journal.Message) error {
+	err = log.Range(w.Context(), w.readTo+1, st.Last, func(m journal.Message) error {
 		o, err := record.DecodeOutcome(m.Payload)
 		if err == nil {
-			all = append(all, *o)
+			w.read, w.readTo = append(w.read, *o), m.Seq
 		}
 		return err
 	})
 	if err != nil {
 		w.Fatal(err)
 	}
-	return all
+	return w.read
 }
 
 // of are the outcomes of one delivery.
