@@ -80,7 +80,7 @@ var theirs = map[string]string{
 	"github.com/cockroachdb/pebble/":         "store",
 	"cel.dev/":                               "relay/internal/filter",
 	"code.dny.dev/ssrf":                      "relay/internal/egress",
-	"github.com/go-json-experiment/json":     "cmd/sealpost relay/chunk relay/internal/api relay/internal/filter relay/internal/redact",
+	"github.com/go-json-experiment/json":     "cmd/sealpost cmd/sealpost/demo relay/chunk relay/internal/api relay/internal/filter relay/internal/redact",
 	"github.com/cenkalti/backoff/":           "relay/app relay/client relay/internal/ledger relay/internal/retry",
 	"github.com/prometheus/client_golang/":   "relay/app relay/internal/api relay/internal/ledger relay/internal/partition",
 	"github.com/spf13/":                      "cmd/sealpost",
