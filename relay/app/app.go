@@ -104,6 +104,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 			return nil, fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
+	a.metrics.MustRegister(newGauges(a))
 	return a, nil
 }
 
@@ -411,6 +412,10 @@ func (a *App) keepTrimmed(ctx context.Context) error {
 		}
 		if _, err := a.access.Purge(ctx, before); err != nil && ctx.Err() == nil {
 			a.log.Warn("ended tokens not purged", "error", err)
+		}
+		// The owners cancelled what was open to them long before.
+		if _, err := a.registry.Purge(ctx, before); err != nil && ctx.Err() == nil {
+			a.log.Warn("deleted endpoints not purged", "error", err)
 		}
 	}
 }

@@ -396,6 +396,16 @@ func (l *Lanes[T]) BreakerOpen(id string) (open bool, probe time.Time) {
 	return true, n.breaker.NextProbe()
 }
 
+// BreakersOpen counts the endpoints whose breakers let nothing but probes through.
+func (l *Lanes[T]) BreakersOpen() (n int) {
+	for _, one := range l.lanes {
+		if one.breaker.State() != breaker.Closed {
+			n++
+		}
+	}
+	return n
+}
+
 // InFlight counts what Next gave out and Done has not taken back: of one endpoint, or of all where id is empty.
 func (l *Lanes[T]) InFlight(id string) int {
 	if id == "" {

@@ -226,6 +226,15 @@ func (s *State) Open(endpointID string) (open, ready int) {
 	return ep.open.len(), ep.ready
 }
 
+// Waiting counts all open deliveries, and those of them that are Ready.
+func (s *State) Waiting() (open, ready int) {
+	for _, ep := range s.endpoints {
+		open += ep.open.len()
+		ready += ep.ready
+	}
+	return open, ready
+}
+
 // LowestOpen is the lowest EVENTS sequence that an open delivery still needs; MaxUint64 if none is open.
 func (s *State) LowestOpen() uint64 {
 	lowest := uint64(math.MaxUint64)

@@ -22,6 +22,9 @@ type Metrics struct {
 	laneBytes          *prometheus.GaugeVec
 	unrouted           *prometheus.GaugeVec
 	unrecorded         *prometheus.GaugeVec
+	open               *prometheus.GaugeVec
+	ready              *prometheus.GaugeVec
+	breakers           *prometheus.GaugeVec
 	checkpointSeconds  prometheus.Histogram
 	checkpointBytes    prometheus.Gauge
 	checkpointFailures prometheus.Counter
@@ -52,6 +55,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		laneBytes:      gauge(ns, "lane_bytes", "Bodies in lanes and in flight."),
 		unrouted:       gauge(ns, "cursor_event_sequence", "EVENTS sequence up to which everything is routed and recorded."),
 		unrecorded:     gauge(ns, "events_unrecorded", "Events that are routed and of which a delivery has no outcome yet."),
+		open:           gauge(ns, "deliveries_open", "Deliveries that are recorded as neither settled nor new: retrying, parked, held, or long in flight."),
+		ready:          gauge(ns, "deliveries_ready", "Open deliveries that wait for nothing but their endpoint."),
+		breakers:       gauge(ns, "breakers_open", "Endpoints that are sent nothing but probes, because they failed."),
 		checkpointSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "checkpoint_seconds", Help: "Time to save a checkpoint.",
 			Buckets: seconds}),
 		checkpointBytes:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "checkpoint_bytes", Help: "Size of the last checkpoint."}),
@@ -65,7 +71,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		m.phases[i] = m.phaseSeconds.WithLabelValues(phase)
 	}
 	r.MustRegister(m.routed, m.outcomes, m.attempts, m.attemptSeconds, m.phaseSeconds, m.firstAttempt, m.inFlight, m.laneBytes,
-		m.unrouted, m.unrecorded, m.checkpointSeconds, m.checkpointBytes, m.checkpointFailures)
+		m.unrouted, m.unrecorded, m.open, m.ready, m.breakers, m.checkpointSeconds, m.checkpointBytes, m.checkpointFailures)
 	return m
 }
 
@@ -106,6 +112,10 @@ func (m *Metrics) observe(l *loop) {
 	m.laneBytes.WithLabelValues(p).Set(float64(l.lanes.Bytes()))
 	m.unrouted.WithLabelValues(p).Set(float64(l.state.Cursor()))
 	m.unrecorded.WithLabelValues(p).Set(float64(l.state.Routed() - l.state.Cursor()))
+	open, ready := l.state.Waiting()
+	m.open.WithLabelValues(p).Set(float64(open))
+	m.ready.WithLabelValues(p).Set(float64(ready))
+	m.breakers.WithLabelValues(p).Set(float64(l.lanes.BreakersOpen()))
 }
 
 // typeName is what may be said of a panic: its value may quote a payload.

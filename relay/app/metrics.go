@@ -1,0 +1,90 @@
+package app
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sealpost/sealpost/relay"
+)
+
+// gauges are what is looked up when the metrics are asked for: how full the journal is, how far the view is behind, and
+// how many endpoints stand in which state.
+type gauges struct {
+	app       *App
+	build     *prometheus.Desc
+	connected *prometheus.Desc
+	bytes     *prometheus.Desc
+	bound     *prometheus.Desc
+	behind    *prometheus.Desc
+	endpoints *prometheus.Desc
+	broken    *prometheus.Desc
+}
+
+func newGauges(a *App) *gauges {
+	describe := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("sealpost_"+name, help, labels, nil)
+	}
+	return &gauges{
+		app:       a,
+		build:     describe("build_info", "1; the label says which build this is.", "version"),
+		connected: describe("journal_connected", "1 while the journal is connected and has not failed."),
+		bytes:     describe("journal_bytes", "Bytes in a stream of the journal.", "stream"),
+		bound:     describe("journal_max_bytes", "Bytes at which a stream refuses.", "stream"),
+		behind:    describe("view_behind_outcomes", "Durable outcomes that the view does not have yet.", "partition"),
+		endpoints: describe("endpoints", "Endpoints by state; deleted ones are tombstones.", "state"),
+		broken:    describe("endpoints_unusable", "Active endpoints that cannot be sent to, because their record, keys or policy cannot be used."),
+	}
+}
+
+// Describe names the metrics.
+func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{g.build, g.connected, g.bytes, g.bound, g.behind, g.endpoints, g.broken} {
+		ch <- d
+	}
+}
+
+// Collect looks them up, within readinessWithin; what does not answer by then is left out.
+func (g *gauges) Collect(ch chan<- prometheus.Metric) {
+	set := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readinessWithin)
+	defer cancel()
+	set(g.build, 1, g.app.o.Version)
+	g.collectJournal(ctx, set)
+	if g.app.o.Role != RoleAPI {
+		for p, projector := range g.app.projector {
+			if upTo, err := g.app.journal.Outcomes(p).Synced(ctx); err == nil {
+				set(g.behind, float64(upTo-min(upTo, projector.Position())), strconv.Itoa(p))
+			}
+		}
+	}
+	count, broken := map[relay.EndpointState]int{
+		relay.EndpointUnverified: 0, relay.EndpointPending: 0, relay.EndpointActive: 0, relay.EndpointPaused: 0,
+		relay.EndpointSuspended: 0, relay.EndpointContained: 0, relay.EndpointDeleted: 0,
+	}, 0
+	for e := range g.app.registry.Snapshot().All() {
+		count[e.State]++
+		if e.State == relay.EndpointActive && e.Err != nil {
+			broken++
+		}
+	}
+	for state, n := range count {
+		set(g.endpoints, float64(n), string(state))
+	}
+	set(g.broken, float64(broken))
+}
+
+func (g *gauges) collectJournal(ctx context.Context, set func(*prometheus.Desc, float64, ...string)) {
+	st, up := g.app.journal.Status(ctx), 0.0
+	if st.Connected && st.JetStream && st.Failure == nil {
+		up = 1
+	}
+	set(g.connected, up)
+	for _, s := range st.Streams {
+		set(g.bytes, float64(s.Bytes), s.Name)
+		set(g.bound, float64(s.MaxBytes), s.Name)
+	}
+}
