@@ -92,7 +92,8 @@ type NATS struct {
 type Journal struct {
 	// Partitions share the tenants. Default 1; fixed for the life of a journal.
 	Partitions int `yaml:"partitions"`
-	// EventsMaxBytes and OutcomesMaxBytes bound each partition's logs. A full log refuses. Defaults 32 and 16 GiB.
+	// EventsMaxBytes and OutcomesMaxBytes bound each partition's logs. A full log refuses. Defaults 32 and
+	// 16 GiB, on an external server 8 and 4: it reserves them.
 	EventsMaxBytes   int64 `yaml:"eventsMaxBytes"`
 	OutcomesMaxBytes int64 `yaml:"outcomesMaxBytes"`
 	// DedupWindow is how long a repeated event id gets the first answer. Default 10m, at most 24h; an id takes about 230 bytes of

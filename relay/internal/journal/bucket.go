@@ -48,7 +48,7 @@ func (j *Journal) Bucket(ctx context.Context, name string) (*Bucket, error) {
 		Storage: jetstream.FileStorage, Replicas: j.opt.Replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("journal: bucket %s: %w", name, unavailable(err))
+		return nil, fmt.Errorf("journal: bucket %s: %w", name, unavailable(reserved(err)))
 	}
 	s, err := j.js.Stream(ctx, "KV_"+kv.Bucket())
 	if err != nil {

@@ -22,7 +22,9 @@ func natsServer(t *testing.T, o server.Options) *server.Server {
 	if o.JetStream && o.StoreDir == "" {
 		o.StoreDir = t.TempDir()
 	}
-	o.JetStreamMaxStore = 1 << 50 // the streams' bounds are reserved, not used
+	if o.JetStreamMaxStore == 0 {
+		o.JetStreamMaxStore = 1 << 50 // the streams' bounds are reserved, not used
+	}
 	s, err := server.NewServer(&o)
 	if err != nil {
 		t.Fatal(err)
@@ -161,6 +163,7 @@ func TestOpenRefuses(t *testing.T) {
 	plain := natsServer(t, server.Options{})
 	small := natsServer(t, server.Options{JetStream: true, MaxPayload: 100 << 10})
 	js := natsServer(t, server.Options{JetStream: true})
+	tight := natsServer(t, server.Options{JetStream: true, JetStreamMaxStore: 1 << 30})
 	dir := t.TempDir()
 	for _, tt := range []struct {
 		o    Options
@@ -174,6 +177,7 @@ func TestOpenRefuses(t *testing.T) {
 		{Options{URL: js.ClientURL(), Durability: Fsync, Replicas: 7}, "at most 5"},
 		{Options{URL: plain.ClientURL(), Durability: Fsync}, "JetStream"},
 		{Options{URL: small.ClientURL(), Durability: Fsync}, "max_payload"},
+		{Options{URL: tight.ClientURL(), Durability: Fsync}, "lower journal.eventsMaxBytes"},
 		{Options{URL: "nats://127.0.0.1:1", Durability: Fsync}, "connect"},
 		{Options{Dir: dir, Durability: Fsync}, "external"},
 		{Options{Dir: dir, Replicas: 3}, "one replica"},

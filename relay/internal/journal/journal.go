@@ -83,8 +83,8 @@ type Options struct {
 	Partitions int        // default 1, at most 1024; fixed for the life of a journal
 	Name       string     // prefix of stream and bucket names, [A-Z0-9_-]; default SEALPOST
 
-	EventsMaxBytes   int64         // of each EVENTS log; default 32 GiB
-	OutcomesMaxBytes int64         // of each OUTCOMES log; default 16 GiB
+	EventsMaxBytes   int64         // of each EVENTS log; default 32 GiB, external 8 GiB
+	OutcomesMaxBytes int64         // of each OUTCOMES log; default 16 GiB, external 4 GiB
 	DedupWindow      time.Duration // default 10 min, at most 24 h; about 230 bytes of memory an id
 	MaxEventBytes    int           // default 8 MiB, at most 32 MiB
 
@@ -122,6 +122,10 @@ const (
 func (o Options) withDefaults() (Options, error) {
 	o.Name = cmp.Or(o.Name, defaultName)
 	o.Partitions = cmp.Or(o.Partitions, 1)
+	if o.URL != "" { // which reserves them, out of three quarters of its free disk
+		o.EventsMaxBytes = cmp.Or(o.EventsMaxBytes, 8<<30)
+		o.OutcomesMaxBytes = cmp.Or(o.OutcomesMaxBytes, 4<<30)
+	}
 	o.EventsMaxBytes = cmp.Or(o.EventsMaxBytes, 32<<30)
 	o.OutcomesMaxBytes = cmp.Or(o.OutcomesMaxBytes, 16<<30)
 	o.DedupWindow = cmp.Or(o.DedupWindow, 10*time.Minute)

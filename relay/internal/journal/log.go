@@ -86,9 +86,18 @@ func (j *Journal) openLog(ctx context.Context, name, subject string, maxBytes in
 	}
 	s, err := j.js.CreateOrUpdateStream(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("journal: stream %s: %w", cfg.Name, err)
+		return nil, fmt.Errorf("journal: stream %s: %w", cfg.Name, reserved(err))
 	}
 	return j.newLog(s, cfg.Subjects[0], maxBytes)
+}
+
+// reserved says what to do where a server has not the storage for what streams may come to hold.
+func reserved(err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == 10047 {
+		return fmt.Errorf("the server has no storage left to reserve: lower journal.eventsMaxBytes and journal.outcomesMaxBytes, or raise its max_file_store: %w", err)
+	}
+	return err
 }
 
 func (j *Journal) newLog(s jetstream.Stream, subject string, maxBytes int64) (*Log, error) {
