@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -56,7 +57,45 @@ func Main(m *testing.M, binary *string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if err := watch.begin(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
+}
+
+// watch ends what a test process leaves behind when it dies without cleaning up, as after a panic or a timeout.
+var watch watchdog
+
+// watchdog is a shell that is told of process groups that begin and end, and kills what is left when nobody tells it any more.
+type watchdog struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+const watchScript = `left=" "
+while read -r what group; do
+	if [ "$what" = begun ]; then left="$left$group "; else left="${left%% $group *} ${left#* $group }"; fi
+done
+for group in $left; do kill -9 "-$group" 2>/dev/null; done`
+
+func (w *watchdog) begin() error {
+	cmd := exec.Command("sh", "-c", watchScript)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	to, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	w.to = to
+	return cmd.Start()
+}
+
+func (w *watchdog) tell(what string, group int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.to != nil {
+		fmt.Fprintln(w.to, what, group)
+	}
 }
 
 // Config is a configuration file's content: keys as in the manual.
@@ -195,7 +234,13 @@ func (p *Process) begin() error {
 	ended := make(chan struct{})
 	p.cmd, p.ended, p.err = cmd, ended, nil
 	p.pid.Store(int64(cmd.Process.Pid))
-	go func() { p.err = cmd.Wait(); p.pid.Store(0); close(ended) }()
+	watch.tell("begun", cmd.Process.Pid)
+	go func() {
+		p.err = cmd.Wait()
+		watch.tell("ended", cmd.Process.Pid)
+		p.pid.Store(0)
+		close(ended)
+	}()
 	late := time.After(readyWithin)
 	for {
 		said, more := p.output.since(mark)
