@@ -308,9 +308,14 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	return errors.Join(err, group.Wait(), a.close(working))
 }
 
+// unheardAtMost is how long a process goes on by endpoints and tokens of which it hears nothing, as where an external
+// server is started anew: it sends nothing meanwhile.
+const unheardAtMost = 30 * time.Second
+
 // watchOver ends the process when it can no longer keep its promises: the journal failed, or it would go by endpoints and
 // tokens of which it no longer hears.
 func (a *App) watchOver(ctx context.Context) error {
+	heard := time.Now()
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for {
@@ -321,7 +326,10 @@ func (a *App) watchOver(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		if err := errors.Join(a.registry.Err(), a.access.Err()); err != nil {
+		err := errors.Join(a.registry.Err(), a.access.Err())
+		if err == nil {
+			heard = time.Now()
+		} else if time.Since(heard) > unheardAtMost {
 			return fmt.Errorf("the registry is out of reach: %w", err)
 		}
 	}

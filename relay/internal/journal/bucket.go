@@ -134,9 +134,11 @@ func (b *Bucket) Keys(ctx context.Context) ([]string, error) {
 
 // Watch calls fn with every key's present item, then once with the zero Item to
 // say that these were all, then with each change as it comes, deletions
-// included, until fn or ctx returns an error, which Watch then returns. A change
+// included, until fn or ctx returns an error, which Watch then returns, or the connection breaks. A change
 // may be seen before the write that made it returned.
 func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
+	// What changes while the connection is down would be heard only when the subscription finds that out, after seconds.
+	broken := b.log.j.broken()
 	w, err := b.kv.WatchAll(ctx)
 	if err != nil {
 		return bucketError(err)
@@ -162,6 +164,8 @@ func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
 			return ctx.Err()
 		case <-b.log.j.closing:
 			return ErrClosed
+		case <-broken:
+			return fmt.Errorf("%w: connection lost", ErrUnavailable)
 		}
 	}
 }

@@ -81,7 +81,7 @@ func (j *Journal) connect(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	if j.nc, err = j.dial("sealpost journal", nil); err != nil {
+	if j.nc, err = j.dial("sealpost journal", j.disconnected); err != nil {
 		return err
 	}
 	if j.js, err = jetstream.New(j.nc); err != nil {
@@ -103,6 +103,20 @@ func (j *Journal) connect(ctx context.Context) (err error) {
 		return fmt.Errorf("journal: the NATS server's max_payload of %d bytes is too small: 128 KiB or more is needed", max)
 	}
 	return nil
+}
+
+// broken is closed when the connection that is there now, or comes next, breaks.
+func (j *Journal) broken() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.broke
+}
+
+func (j *Journal) disconnected() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	close(j.broke)
+	j.broke = make(chan struct{})
 }
 
 func (j *Journal) dial(name string, lost func()) (*nats.Conn, error) {

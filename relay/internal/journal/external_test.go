@@ -135,8 +135,33 @@ func TestExternalRestarts(t *testing.T) {
 	if n := accept(0, 500); n > 0 {
 		t.Errorf("%d lost before", n)
 	}
+	bucket, err := j.Bucket(t.Context(), "B")
+	if err != nil {
+		t.Fatal(err)
+	}
+	watched := make(chan error, 1)
+	loaded := make(chan struct{})
+	go func() {
+		watched <- bucket.Watch(t.Context(), func(it Item) error {
+			if it.Key == "" {
+				close(loaded)
+			}
+			return nil
+		})
+	}()
+	<-loaded
+	read := make(chan uint64, 1000)
+	go j.Events(0).Read(t.Context(), 1, func(m Message) error { read <- m.Seq; return nil })
+	for want := uint64(1); want <= 500; want++ {
+		if got := <-read; got != want {
+			t.Fatalf("read %d, want %d", got, want)
+		}
+	}
 	s.Shutdown()
 	s.WaitForShutdown()
+	if err := <-watched; !errors.Is(err, ErrUnavailable) {
+		t.Errorf("watch over a broken connection: %v", err)
+	}
 	if n := accept(500, 600); n != 100 {
 		t.Errorf("%d of 100 refused while the server was away", n)
 	}
@@ -147,6 +172,18 @@ func TestExternalRestarts(t *testing.T) {
 			t.Fatal("not back after 30 s")
 		}
 		time.Sleep(50 * time.Millisecond) // a client's own pace
+	}
+	// A reader goes on by itself, sooner than its subscription would find out, and passes nothing over.
+	soon := time.After(5 * time.Second)
+	for want := uint64(501); want <= 600; want++ {
+		select {
+		case got := <-read:
+			if got != want {
+				t.Fatalf("read %d after the restart, want %d", got, want)
+			}
+		case <-soon:
+			t.Fatalf("the reader stands before %d, 5 s after the server came back", want)
+		}
 	}
 	if err := j.Err(); err != nil || len(kept) != 600 {
 		t.Errorf("kept %d of 600, %v", len(kept), err)

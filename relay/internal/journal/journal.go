@@ -191,8 +191,9 @@ type Journal struct {
 	audit    *Audit
 	saves    []*Log // checkpoints
 
-	mu      sync.Mutex // guards buckets
+	mu      sync.Mutex // guards the two below
 	buckets map[string]*Bucket
+	broke   chan struct{} // closed when nc's present connection breaks
 
 	limit     int // bytes of an event
 	failOnce  sync.Once
@@ -214,7 +215,7 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	j := &Journal{
 		opt: o, log: o.Logger,
 		failed: make(chan struct{}), closing: make(chan struct{}),
-		buckets: make(map[string]*Bucket),
+		buckets: make(map[string]*Bucket), broke: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {

@@ -262,23 +262,9 @@ func (l *Log) decode(seq uint64, at time.Time, data []byte) (Message, frame, err
 // Read calls fn with each record from sequence from (0 and 1 are the first) in
 // order, and at the end of the log waits for more, until fn or ctx returns an
 // error, which Read then returns. Sequences that were trimmed or erased are
-// passed over. It reads ahead of fn within the connection's flow control and leaves no trace
+// passed over. Where the connection breaks it goes on when there is one again. It reads ahead of fn within the connection's flow control and leaves no trace
 // on the server that would have to be acknowledged.
 func (l *Log) Read(ctx context.Context, from uint64, fn func(Message) error) error {
-	js, err := l.j.nc.JetStream()
-	if err != nil {
-		return unavailable(err)
-	}
-	sub, err := js.SubscribeSync(l.subject, nats.OrderedConsumer(), nats.StartSequence(max(from, 1)),
-		nats.BindStream(l.name), nats.Context(ctx))
-	if err != nil {
-		return l.closed(ctx, err)
-	}
-	defer sub.Unsubscribe()
-	// The server's flow control bounds what is on its way (32 MiB).
-	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return l.closed(ctx, err)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -292,27 +278,89 @@ func (l *Log) Read(ctx context.Context, from uint64, fn func(Message) error) err
 	}()
 	next := max(from, 1)
 	for {
-		m, err := sub.NextMsgWithContext(ctx)
+		again, err := l.readOn(ctx, &next, fn)
+		if !again {
+			return err
+		}
+		// The subscription would find out by itself, but only after ten seconds without a heartbeat.
+		for tries := 0; ; tries++ {
+			select {
+			case <-time.After(reconnectLook):
+			case <-ctx.Done():
+				return l.closed(ctx, ctx.Err())
+			}
+			if l.j.nc.IsConnected() {
+				break
+			}
+			if tries == reconnectLooks {
+				return fmt.Errorf("%w: connection lost", ErrUnavailable)
+			}
+		}
+	}
+}
+
+const (
+	// reconnectLook and reconnectLooks say how often and how long a reader waits for a connection that broke.
+	reconnectLook  = 100 * time.Millisecond
+	reconnectLooks = 300
+)
+
+// readOn is Read over one connection, from next on; again tells that it broke.
+func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) (again bool, err error) {
+	broken := l.j.broken()
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-broken:
+			stop()
+		case <-reading.Done():
+		}
+	}()
+	lost := func(err error) (bool, error) {
+		select {
+		case <-broken:
+			return ctx.Err() == nil, l.closed(ctx, err)
+		default:
+			return false, l.closed(ctx, err)
+		}
+	}
+	js, err := l.j.nc.JetStream()
+	if err != nil {
+		return false, unavailable(err)
+	}
+	sub, err := js.SubscribeSync(l.subject, nats.OrderedConsumer(), nats.StartSequence(*next),
+		nats.BindStream(l.name), nats.Context(reading))
+	if err != nil {
+		return lost(err)
+	}
+	defer sub.Unsubscribe()
+	// The server's flow control bounds what is on its way (32 MiB).
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return lost(err)
+	}
+	for {
+		m, err := sub.NextMsgWithContext(reading)
 		if err != nil {
-			return l.closed(ctx, err)
+			return lost(err)
 		}
 		seq, at, err := origin(m.Reply)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if seq < next {
+		if seq < *next {
 			continue
 		}
-		next = seq + 1
 		if err := l.durable(ctx, seq); err != nil {
-			return err
+			return false, err
 		}
 		msg, _, err := l.decode(seq, at, m.Data)
 		if err != nil {
-			return err
+			return false, err
 		}
+		*next = seq + 1
 		if err := fn(msg); err != nil {
-			return err
+			return false, err
 		}
 	}
 }
