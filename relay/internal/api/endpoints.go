@@ -182,11 +182,17 @@ func redactionOf(r *sealpostv1.Redaction) relay.Redaction {
 // endpointOf shows an endpoint to who may see it: no secret of it.
 func endpointOf(e *registry.Endpoint) *sealpostv1.Endpoint {
 	out := settingsOf(e.Endpoint)
-	if e.Record == nil || e.Record.Proposed == nil {
+	if e.Record == nil {
+		return out
+	}
+	// The URL is shown as it was asked for: what it may be was checked then, and is again when it is approved.
+	if in, err := relay.ParseEndpointURL(e.Record.Settings.URL, true); err == nil {
+		out.Url = in.String() // also where it cannot be used now, as http without --dev
+	}
+	if e.Record.Proposed == nil {
 		return out
 	}
 	p := e.Record.Proposed
-	// The URL is shown as it was asked for: what it may be was checked then, and is again when it is approved.
 	u, _ := relay.ParseEndpointURL(p.Settings.URL, true)
 	asked := &relay.Endpoint{
 		ID: e.ID, Tenant: e.Tenant, URL: u, Owner: p.Settings.Owner, Purpose: p.Settings.Purpose, Description: p.Settings.Description,

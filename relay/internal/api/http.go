@@ -264,8 +264,28 @@ func remote(r *http.Request) netip.Addr {
 func (s *Server) gatewayError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
 	if b, ok := r.Body.(*body); ok && b.err != nil {
 		err = b.err
+	} else if bad := badQuery(err); bad != nil {
+		err = bad
 	}
 	writeError(w, err, s.log)
+}
+
+// badQuery is the field of a query parameter that the gateway could not read; it says so in words alone.
+func badQuery(err error) error {
+	st, ok := status.FromError(err)
+	if !ok || st.Code() != codes.InvalidArgument || len(st.Details()) > 0 {
+		return nil
+	}
+	rest, ok := strings.CutPrefix(st.Message(), `parsing field "`)
+	if !ok {
+		return nil
+	}
+	name, _, _ := strings.Cut(rest, `"`)
+	words := strings.Split(name, "_") // the proto's name; JSON's is told
+	for i, w := range words[1:] {
+		words[i+1] = strings.ToUpper(w[:min(1, len(w))]) + w[min(1, len(w)):]
+	}
+	return relay.Invalid{{Field: shown(strings.Join(words, "")), Rule: "does not have a value of the form that the API documents"}}
 }
 
 func (s *Server) routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, code int) {

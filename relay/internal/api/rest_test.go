@@ -146,6 +146,7 @@ func TestRefusedBodies(t *testing.T) {
 		{"too large", "/v1/events", `{"data":"` + strings.Repeat("x", 1<<20+bodySlack) + `"}`, "", 413, "body", "must be at most"},
 		{"plain too large", "/v1/endpoints", `{"purpose":"` + strings.Repeat("x", maxPlainBody) + `"}`, "", 413, "body", "must be at most 262144 bytes"},
 		{"misspelt query", "/v1/events?validateonly=true", `{}`, "", 400, "validateonly", "is not a query parameter here; the nearest is validateOnly"},
+		{"bad query value", "/v1/events?validateOnly=perhaps", `{}`, "", 400, "validateOnly", "of the form that the API documents"},
 		{"body field in query", "/v1/endpoints/ep_1:pause?tenant=acme", `{}`, "", 400, "tenant", "must stand in the body"},
 		{"media type", "/v1/events", `a=b`, "Content-Type: application/x-www-form-urlencoded", 415, "", ""},
 		{"charset", "/v1/events", `{}`, "Content-Type: application/json; charset=utf-16", 415, "", ""},
