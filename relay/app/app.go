@@ -341,6 +341,7 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 	defaultTo(&a.o.Delivery.InFlight, limits.InFlight)
 	defaultTo(&a.o.Delivery.LaneBytes, limits.Bytes)
 	limits.InFlight = max(1, a.o.Delivery.InFlight/a.journal.Partitions())
+	limits.Slow = 2 * limits.InFlight
 	limits.Bytes = max(1<<20, a.o.Delivery.LaneBytes/a.journal.Partitions())
 	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
 		backoff.WithMaxElapsedTime(0))

@@ -117,7 +117,8 @@ type Egress struct {
 
 // Delivery bounds the lanes.
 type Delivery struct {
-	// InFlight and LaneBytes bound the attempts under way and the bodies in memory. Defaults 512 and 256 MiB.
+	// InFlight bounds the attempts under way; those that last for over a second are bounded by twice as many beside them.
+	// LaneBytes bounds the bodies in memory. Defaults 512 and 256 MiB.
 	InFlight  int `yaml:"inFlight"`
 	LaneBytes int `yaml:"laneBytes"`
 	// RetryIntervals are the waits after the first, second, ... failed attempt; the last repeats. Default 5s, 30s, 2m, 10m,

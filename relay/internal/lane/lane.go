@@ -18,6 +18,7 @@ import (
 // Limits bound all lanes together, and each of them.
 type Limits struct {
 	InFlight  int           // slots of all lanes, 1 at least
+	Slow      int           // in flight beside them: attempts that last longer than SlowAfter, and hold no slot any more
 	Bytes     int           // of bodies queued and in flight in all lanes
 	LaneItems int           // queued in one lane
 	LaneBytes int           // queued in one lane
@@ -26,7 +27,7 @@ type Limits struct {
 
 // DefaultLimits are those of a process (DESIGN section 6's figures).
 func DefaultLimits() Limits {
-	return Limits{InFlight: 512, Bytes: 256 << 20, LaneItems: 256, LaneBytes: 16 << 20, MaxWait: 5 * time.Second}
+	return Limits{InFlight: 512, Slow: 1024, Bytes: 256 << 20, LaneItems: 256, LaneBytes: 16 << 20, MaxWait: 5 * time.Second}
 }
 
 // SlowAfter is how long an attempt may last before it counts as slow.
@@ -46,8 +47,9 @@ type Lanes[T any] struct {
 	ring     []*lane[T] // those that could give something out now, in turn
 	timed    wakeHeap[T]
 	starved  []*lane[T] // those that wait for a slot that is not kept for fast endpoints
-	inFlight int
-	unproven int // in flight of lanes that have not shown to be fast
+	inFlight int        // holding a slot
+	unproven int        // of those, of lanes that have not shown to be fast
+	slow     int        // in flight without a slot
 	bytes    int
 }
 
@@ -89,7 +91,8 @@ type Ticket[T any] struct {
 
 	lane   *lane[T]
 	slow   bool
-	proven bool // how it was counted
+	aside  bool // counted in Lanes.slow: it holds no slot
+	proven bool // how it was counted, if it holds one
 }
 
 // New makes empty lanes.
@@ -292,8 +295,8 @@ func (l *Lanes[T]) consider(n *lane[T], now time.Time) {
 	}
 }
 
-// Slow notes that an item has been in flight for longer than SlowAfter: it no longer takes a slot that is kept for fast
-// endpoints, as far as there are others.
+// Slow notes that an item has been in flight for longer than SlowAfter: it gives its slot back and counts against a bound
+// of its own. Beyond that bound it keeps a slot, but not one that is kept for fast endpoints, as far as there are others.
 func (l *Lanes[T]) Slow(t *Ticket[T]) {
 	if t.slow {
 		return
@@ -301,10 +304,27 @@ func (l *Lanes[T]) Slow(t *Ticket[T]) {
 	t.slow = true
 	t.lane.slow++
 	t.lane.proven = false
-	if t.proven {
+	switch {
+	case l.slow < l.limits.Slow:
+		l.giveSlot(t)
+		t.aside = true
+		l.slow++
+	case t.proven:
 		t.proven = false
 		l.unproven++
 	}
+}
+
+// giveSlot takes back what an item in flight holds.
+func (l *Lanes[T]) giveSlot(t *Ticket[T]) {
+	switch {
+	case t.aside:
+		l.slow--
+		return
+	case !t.proven:
+		l.unproven--
+	}
+	l.inFlight--
 }
 
 // Result is how an attempt ended, for its lane.
@@ -317,11 +337,8 @@ type Result struct {
 func (l *Lanes[T]) Done(t *Ticket[T], r Result, now time.Time) breaker.Change {
 	n := t.lane
 	n.inFlight--
-	l.inFlight--
+	l.giveSlot(t)
 	l.bytes -= t.Size
-	if !t.proven {
-		l.unproven--
-	}
 	if t.slow {
 		n.slow--
 	}
@@ -409,7 +426,7 @@ func (l *Lanes[T]) BreakersOpen() (n int) {
 // InFlight counts what Next gave out and Done has not taken back: of one endpoint, or of all where id is empty.
 func (l *Lanes[T]) InFlight(id string) int {
 	if id == "" {
-		return l.inFlight
+		return l.inFlight + l.slow
 	}
 	if n := l.lanes[id]; n != nil {
 		return n.inFlight

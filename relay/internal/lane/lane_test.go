@@ -93,9 +93,28 @@ func (w *world) bytes() (n int) {
 
 func (w *world) unproven() (n int) {
 	for _, f := range w.flying {
-		if !f.proven {
+		if !f.proven && !f.aside {
 			n++
 		}
+	}
+	return n
+}
+
+// slots counts those in flight that hold one; the rest must be slow, and within their bound.
+func (w *world) slots() (n int) {
+	aside := 0
+	for _, f := range w.flying {
+		switch {
+		case !f.aside:
+			n++
+		case f.slow:
+			aside++
+		default:
+			w.t.Fatal("an attempt that is not slow holds no slot")
+		}
+	}
+	if aside > w.limits.Slow {
+		w.t.Fatalf("%d slow attempts, at most %d", aside, w.limits.Slow)
 	}
 	return n
 }
@@ -121,8 +140,8 @@ func (w *world) next() bool {
 	if n := len(w.of(id)); n > w.settings[id].Concurrency || n > w.limit[id] {
 		w.t.Fatalf("%d in flight of %s; concurrency %d, earned %d", n, id, w.settings[id].Concurrency, w.limit[id])
 	}
-	if len(w.flying) > w.limits.InFlight {
-		w.t.Fatalf("%d in flight", len(w.flying))
+	if n := w.slots(); n > w.limits.InFlight {
+		w.t.Fatalf("%d slots are held", n)
 	}
 	if open, _ := w.l.BreakerOpen(id); open != ticket.Probe {
 		w.t.Fatalf("breaker open %v, probe %v", open, ticket.Probe)
@@ -189,7 +208,7 @@ func TestLanes(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t, Limits{
-			InFlight: rapid.IntRange(1, 8).Draw(t, "slots"), Bytes: 4000, LaneItems: 8, LaneBytes: 1500, MaxWait: 5 * time.Second,
+			InFlight: rapid.IntRange(1, 8).Draw(t, "slots"), Slow: rapid.IntRange(0, 3).Draw(t, "slow"), Bytes: 4000, LaneItems: 8, LaneBytes: 1500, MaxWait: 5 * time.Second,
 		})
 		lane := rapid.SampledFrom(laneIDs)
 		for _, id := range laneIDs {
@@ -477,6 +496,51 @@ func TestHangingEndpointsHoldNobody(t *testing.T) {
 	}
 	if hang := l.InFlight("") - inFlight("fast"); hang != 20 || inFlight("fast") < 10 {
 		t.Fatalf("%d slots are held by those that hang, %d by the fast one", hang, inFlight("fast"))
+	}
+}
+
+// Endpoints that hang from the start, more than there are slots, hold up one that has not shown yet that it is fast for no
+// longer than it takes to see that they are slow.
+func TestSlowAttemptsGiveTheirSlotsBack(t *testing.T) {
+	t.Parallel()
+	const hanging = 100
+	l := New[item](Limits{InFlight: 40, Slow: hanging, Bytes: 1 << 20, LaneItems: 100, LaneBytes: 1 << 20, MaxWait: time.Hour})
+	for i := range hanging {
+		id := fmt.Sprint("hangs", i)
+		l.Configure(id, Settings{Open: true, Concurrency: 8}, start)
+		fill(t, l, id, 5, start)
+	}
+	l.Configure("new", Settings{Open: true, Concurrency: 8}, start)
+	fill(t, l, "new", 5, start)
+	var flying []*Ticket[item]
+	for now := start; ; now = now.Add(SlowAfter) {
+		for {
+			ticket, ok := l.Next(now)
+			if !ok {
+				break
+			}
+			if ticket.Item.lane == "new" {
+				l.Done(ticket, Result{Healthy: true}, now)
+				if l.lanes["new"].queue.len() > 0 {
+					continue
+				}
+				// It was served while all the others hang; now they end, and nothing is left over.
+				for _, f := range flying {
+					l.Done(f, Result{}, now)
+				}
+				if l.inFlight != 0 || l.slow != 0 || l.unproven != 0 {
+					t.Fatalf("left over: %d slots, %d slow, %d unproven", l.inFlight, l.slow, l.unproven)
+				}
+				return
+			}
+			flying = append(flying, ticket)
+		}
+		if now.Sub(start) > hanging*SlowAfter {
+			t.Fatal("the new endpoint found no slot")
+		}
+		for _, f := range flying {
+			l.Slow(f)
+		}
 	}
 }
 
