@@ -338,11 +338,9 @@ func (a *App) watchOver(ctx context.Context) error {
 // own runs a partition, and again when it ended with an error that another start may mend.
 func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error {
 	limits := lane.DefaultLimits()
-	defaultTo(&a.o.Delivery.InFlight, limits.InFlight)
-	defaultTo(&a.o.Delivery.LaneBytes, limits.Bytes)
-	limits.InFlight = max(1, a.o.Delivery.InFlight/a.journal.Partitions())
+	limits.InFlight = max(1, cmp.Or(a.o.Delivery.InFlight, limits.InFlight)/a.journal.Partitions())
 	limits.Slow = 2 * limits.InFlight
-	limits.Bytes = max(1<<20, a.o.Delivery.LaneBytes/a.journal.Partitions())
+	limits.Bytes = max(1<<20, cmp.Or(a.o.Delivery.LaneBytes, limits.Bytes)/a.journal.Partitions())
 	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
 		backoff.WithMaxElapsedTime(0))
 	for {
