@@ -29,7 +29,10 @@ const (
 	exitUsage  = 2
 )
 
-func main() { os.Exit(run()) }
+func main() {
+	quietLibraries()
+	os.Exit(run())
+}
 
 // run is main with its exit status.
 func run() int {

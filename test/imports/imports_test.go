@@ -76,7 +76,7 @@ var ours = []struct{ name, imports string }{
 // theirs says which packages may know of which outside code, by the beginning of its path. What is not here may be used by none.
 var theirs = map[string]string{
 	"github.com/nats-io/":                    "relay/internal/journal",
-	"github.com/redis/go-redis/":             "store store/redistest",
+	"github.com/redis/go-redis/":             "store store/redistest cmd/sealpost",
 	"github.com/cockroachdb/pebble/":         "store",
 	"cel.dev/":                               "relay/internal/filter",
 	"code.dny.dev/ssrf":                      "relay/internal/egress",

@@ -37,6 +37,11 @@ func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
 			return err
 		}
 	}
+	for _, id := range l.state.Endpoints() {
+		if s.Endpoint(id) == nil {
+			l.purging[id] = struct{}{} // deleted, and its tombstone purged, before its deliveries were
+		}
+	}
 	l.hungry = true
 	l.checkSettled(now)
 	return nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"runtime/debug"
+	"time"
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/filter"
@@ -39,6 +40,10 @@ const (
 	Skip
 )
 
+// clockSkew is by how much the clocks of the processes that accept events and register endpoints may differ: an event is not
+// withheld from an endpoint for having been accepted just before it by another clock.
+const clockSkew = time.Minute
+
 // Handle yields, for each endpoint whose subscription names the event, what becomes of it. An event that yields nothing
 // is unmatched. Endpoints that were never approved, and those made after the event was accepted, have no claim to
 // it.
@@ -46,7 +51,7 @@ func Handle(ev *relay.Event, snapshot *registry.Snapshot) iter.Seq[Routed] {
 	return func(yield func(Routed) bool) {
 		var shared bodies
 		for ep := range snapshot.Match(ev.Tenant, ev.Type) {
-			if ep.State == relay.EndpointPending || ep.State == relay.EndpointUnverified || ev.AcceptTime.Before(ep.CreateTime) {
+			if ep.State == relay.EndpointPending || ep.State == relay.EndpointUnverified || ev.AcceptTime.Before(ep.CreateTime.Add(-clockSkew)) {
 				continue
 			}
 			if r := one(ev, ep, &shared); r.Kind != Skip && !yield(r) {
