@@ -107,7 +107,7 @@ type Outcome struct {
 	Reason   Reason
 	Time     time.Time // of the change
 	Attempts int
-	Due      time.Time // of the next attempt; zero unless Retrying
+	Due      time.Time // of the next attempt; zero unless Retrying, or Parked for a time
 	Deadline time.Time // on the endpoint's active clock
 	Progress Progress
 	Attempt  *Attempt // the attempt that brought the change about, if one did

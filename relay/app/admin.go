@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
@@ -34,6 +35,8 @@ type Readiness struct {
 	Version string `json:"version"`
 	// Journal must be ok: without it nothing is accepted and nothing sent.
 	Journal string `json:"journal"`
+	// Registry must be ok: endpoints and accounts are heard of as they change.
+	Registry string `json:"registry"`
 	// View may be degraded: deliveries go on, and lists and look-ups fail.
 	View string `json:"view"`
 }
@@ -45,7 +48,7 @@ const readinessWithin = 2 * time.Second
 func (a *App) Readiness(ctx context.Context) Readiness {
 	ctx, cancel := context.WithTimeout(ctx, readinessWithin)
 	defer cancel()
-	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", View: "ok"}
+	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", Registry: "ok", View: "ok"}
 	switch st := a.journal.Status(ctx); {
 	case st.Failure != nil:
 		r.Ready, r.Journal = false, "failed: nothing is accepted any more; see the log"
@@ -53,6 +56,9 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 		r.Ready, r.Journal = false, "not connected"
 	case !st.JetStream:
 		r.Ready, r.Journal = false, "JetStream does not answer"
+	}
+	if errors.Join(a.registry.Err(), a.access.Err()) != nil {
+		r.Ready, r.Registry = false, "not heard: nothing is sent until it is"
 	}
 	if err := a.view.Ping(ctx); err != nil {
 		r.View = "degraded: cannot be reached"

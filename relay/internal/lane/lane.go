@@ -327,6 +327,15 @@ func (l *Lanes[T]) giveSlot(t *Ticket[T]) {
 	l.inFlight--
 }
 
+// Charge counts one more request of an item that is in flight, as for its next chunk, against its lane's rate, and says how long
+// to wait before it is made. What the lane gives out next waits for it too.
+func (l *Lanes[T]) Charge(t *Ticket[T], now time.Time) time.Duration {
+	if t.lane.limiter == nil {
+		return 0
+	}
+	return t.lane.limiter.ReserveN(now, 1).DelayFrom(now)
+}
+
 // Result is how an attempt ended, for its lane.
 type Result struct {
 	Healthy   bool // the endpoint works

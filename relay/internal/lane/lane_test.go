@@ -631,3 +631,26 @@ func BenchmarkLanes(b *testing.B) {
 		}
 	}
 }
+
+func TestChargeDelaysWhatFollows(t *testing.T) {
+	t.Parallel()
+	l := New[item](Limits{InFlight: 4, Bytes: 1 << 20, LaneItems: 100, LaneBytes: 1 << 20, MaxWait: time.Hour})
+	l.Configure("a", Settings{Open: true, Concurrency: 4, Rate: 10}, start)
+	fill(t, l, "a", 3, start)
+	ticket, ok := l.Next(start)
+	if !ok {
+		t.Fatal("nothing to send")
+	}
+	for i := range 3 { // three chunks more, a tenth of a second each
+		if wait, want := l.Charge(ticket, start), time.Duration(i+1)*100*time.Millisecond; wait.Round(time.Millisecond) != want {
+			t.Errorf("charge %d: wait %v, want %v", i, wait, want)
+		}
+	}
+	l.Done(ticket, Result{Healthy: true}, start)
+	if _, ok := l.Next(start.Add(350 * time.Millisecond)); ok {
+		t.Error("the next item did not wait for the chunks")
+	}
+	if _, ok := l.Next(start.Add(450 * time.Millisecond)); !ok {
+		t.Error("the next item waits on")
+	}
+}

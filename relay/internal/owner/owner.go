@@ -155,12 +155,12 @@ func (s *State) place(k Key, o *relay.Outcome) {
 	}
 	e := entry{seq: k.Seq, deadline: clampSeconds(o.Deadline), attempts: clampAttempts(o.Attempts)}
 	delete(s.due, k)
-	switch o.State {
-	case relay.Retrying:
+	switch {
+	case o.State == relay.Held:
+		e.setWaits(Held)
+	case o.State == relay.Retrying, !o.Due.IsZero():
 		e.setWaits(Waiting)
 		s.wait(k, o.Due.UnixNano())
-	case relay.Held:
-		e.setWaits(Held)
 	}
 	if o.Progress.Next > 0 {
 		s.progress[k] = o.Progress

@@ -102,7 +102,7 @@ func (l *loop) admitOne(r *route.Routed, now time.Time) error {
 	d.Deadline = deadline(r.Endpoint, d.AcceptTime)
 	t := newTask(d, r.Endpoint, r.Redacted, true)
 	if r.Kind == route.Withhold {
-		l.log.Warn("delivery withheld", "delivery", d.ID, "endpoint", r.Endpoint.ID, "event", d.EventID, "reason", r.Reason, "detail", r.Detail)
+		l.withheld(r, now)
 		return l.record(t.outcome(relay.Withheld, r.Reason), true, false)
 	}
 	switch reason := l.closed(t.key.Endpoint, now); reason {
@@ -149,6 +149,17 @@ type deferral struct {
 	key   owner.Key
 	meta  *relay.Outcome
 	since time.Time
+}
+
+// withheld says in the log why a delivery is withheld: once a minute for an endpoint and reason, for all may be.
+func (l *loop) withheld(r *route.Routed, now time.Time) {
+	k := [2]string{r.Endpoint.ID, string(r.Reason)}
+	if last, told := l.told[k]; told && now.Sub(last) < time.Minute {
+		return
+	}
+	l.told[k] = now
+	l.log.Warn("delivery withheld", "delivery", r.Delivery.ID, "endpoint", r.Endpoint.ID, "event", r.Delivery.EventID,
+		"reason", r.Reason, "detail", r.Detail)
 }
 
 // maxDeferred bounds the new deliveries that wait without a record.

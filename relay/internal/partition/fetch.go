@@ -280,7 +280,7 @@ func (l *loop) placeSend(f fetched) error {
 	case route.Skip:
 		return l.record(t.outcome(relay.Withheld, relay.ReasonNoLongerMatched), t.first, false)
 	case route.Withhold:
-		l.log.Warn("delivery withheld", "delivery", d.ID, "endpoint", r.Endpoint.ID, "event", d.EventID, "reason", r.Reason, "detail", r.Detail)
+		l.withheld(&r, now)
 		return l.record(t.outcome(relay.Withheld, r.Reason), t.first, false)
 	}
 	if reason := l.closed(e.Endpoint, now); reason != relay.ReasonNone {

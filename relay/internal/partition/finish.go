@@ -19,6 +19,9 @@ func (l *loop) finish(r result) error {
 	}
 	t.progress = r.progress
 	if !r.final {
+		if t.turn != nil {
+			t.turn <- l.lanes.Charge(t.ticket, now)
+		}
 		o := t.outcome(relay.Pending, relay.ReasonChunkAccepted)
 		o.Attempt = r.attempt
 		err := l.record(o, t.first, true)
@@ -66,6 +69,12 @@ func (l *loop) decide(t *task, r result, now time.Time) error {
 	// Accepted chunks are attempts too, and no failures.
 	failures := t.attempts - t.progress.Next
 	due, dead := l.o.Schedule.Decide(failures, t.delivery.Deadline, v.After, active, retry.Backoff)
+	if v.Kind == relay.VerdictPark {
+		// It is for us to mend, not for the receiver; it is looked at again as seldom as a retry would be.
+		o := t.outcome(relay.Parked, v.Reason)
+		o.Attempt, o.Due = r.attempt, now.Add(l.o.Schedule.Next(failures, retry.Backoff))
+		return l.close(t, o)
+	}
 	if dead {
 		return l.conclude(t, relay.Dead, relay.ReasonDeadline, r.attempt)
 	}

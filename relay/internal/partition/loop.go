@@ -33,13 +33,14 @@ type loop struct {
 	appender *journal.Appender // safe
 	snapshot *registry.Snapshot
 
-	live       map[owner.Key]*task    // in a lane or in flight
-	flying     []*task                // in flight, in no order
-	deferred   []deferral             // oldest first
-	configured map[string]uint64      // the revision that each endpoint's lane goes by
-	purging    map[string]struct{}    // deleted endpoints with open deliveries
-	urgent     []fetchItem            // to be fetched before any sweep
-	reopening  map[owner.Key]struct{} // settled deliveries among them, that a caller wants sent again
+	live       map[owner.Key]*task     // in a lane or in flight
+	flying     []*task                 // in flight, in no order
+	deferred   []deferral              // oldest first
+	configured map[string]uint64       // the revision that each endpoint's lane goes by
+	purging    map[string]struct{}     // deleted endpoints with open deliveries
+	told       map[[2]string]time.Time // when the log last said so, by endpoint and reason
+	urgent     []fetchItem             // to be fetched before any sweep
+	reopening  map[owner.Key]struct{}  // settled deliveries among them, that a caller wants sent again
 	fetching   bool
 	hungry     bool // something parked may have room now
 	stopping   bool

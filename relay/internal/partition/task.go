@@ -27,6 +27,8 @@ type task struct {
 	ctx       context.Context
 	cancel    context.CancelFunc
 	slot      int // in loop.flying
+	// turn tells the courier how long to wait before the next chunk; nil where its endpoint has no rate.
+	turn chan time.Duration
 }
 
 // outcome is a change of the delivery's state, with what it has of attempts and progress.
@@ -37,10 +39,14 @@ func (t *task) outcome(state relay.DeliveryState, reason relay.Reason) *relay.Ou
 }
 
 func newTask(d *relay.Delivery, ep *registry.Endpoint, redacted int, first bool) *task {
-	return &task{
+	t := &task{
 		key: owner.Key{Seq: d.Seq, Endpoint: ep.ID}, delivery: d, endpoint: ep,
 		attempts: d.Attempts, progress: d.Progress, redacted: redacted, first: first,
 	}
+	if ep.RateLimit > 0 {
+		t.turn = make(chan time.Duration, 1)
+	}
+	return t
 }
 
 func outcomeOf(d *relay.Delivery, state relay.DeliveryState, reason relay.Reason) *relay.Outcome {
@@ -92,5 +98,29 @@ func (l *loop) send(t *task) {
 			return
 		}
 		l.resultC <- last
+		if !t.awaitTurn() {
+			last = result{task: t, progress: last.progress, verdict: relay.Verdict{Kind: relay.VerdictLater, Reason: relay.ReasonInterrupted}}
+			return
+		}
+	}
+}
+
+// awaitTurn returns when the endpoint's rate allows the next chunk, or false when the task was ended meanwhile.
+func (t *task) awaitTurn() bool {
+	if t.turn == nil {
+		return true
+	}
+	select {
+	case wait := <-t.turn:
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return true
+		case <-t.ctx.Done():
+			return false
+		}
+	case <-t.ctx.Done():
+		return false
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -320,7 +321,7 @@ func EndpointName(tenant, endpoint string) (string, error) {
 const segment = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_"
 
 // IssueClient makes a key and a certificate for client authentication. A name that begins with "spiffe://" is carried
-// as the only URI name (X.509-SVID section 2), any other as the common name, of at most 64 bytes (RFC 5280 appendix A).
+// as the only URI name (X.509-SVID section 2), with its last segment as the common name for receivers that look there; any other as the common name, of at most 64 bytes (RFC 5280 appendix A).
 // A ttl of 0 is DefaultTTL; the certificate never outlives the CA. Errors are ErrName, ErrTTL and ErrExpired.
 func (ca *CA) IssueClient(name string, ttl time.Duration) (tls.Certificate, error) {
 	template := &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
@@ -331,6 +332,9 @@ func (ca *CA) IssueClient(name string, ttl time.Duration) (tls.Certificate, erro
 		}
 		template.URIs = []*url.URL{id}
 		template.Subject.Organization = []string{"Sealpost"}
+		if last := path.Base(id.Path); len(last) <= 64 && last != "/" && last != "." {
+			template.Subject.CommonName = last
+		}
 	} else {
 		if !printable(name) || len(name) > 64 {
 			return tls.Certificate{}, fmt.Errorf("%w: want 1 to 64 printable bytes", ErrName)
