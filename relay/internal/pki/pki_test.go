@@ -225,6 +225,9 @@ func TestIssueClient(t *testing.T) {
 		if leaf.IsCA || (c.name == name) != (len(leaf.URIs) == 1 && leaf.URIs[0].String() == name) || (c.name != name) != (leaf.Subject.CommonName == c.name) {
 			t.Errorf("%q: %v %v", c.name, leaf.URIs, leaf.Subject)
 		}
+		if c.name == name && !strings.HasSuffix(name, "/"+leaf.Subject.CommonName) {
+			t.Errorf("%q has common name %q", name, leaf.Subject.CommonName)
+		}
 		if due := RenewAt(leaf); due.Before(noon.Add(c.life/2)) || !due.Before(leaf.NotAfter) {
 			t.Errorf("renew at %s", due)
 		}
