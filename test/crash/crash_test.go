@@ -108,6 +108,18 @@ type interruption struct {
 	path string
 }
 
+// linger is for how long after a kill a request of the killed process may still arrive: it was in the socket. The next process
+// takes longer than that to start.
+const linger = 50 * time.Millisecond
+
+// cutOff tells whether an attempt that arrived then may have been cut off by the interruption, or ended before it.
+func (b interruption) cutOff(arrived time.Time) bool {
+	if b.path == "" {
+		return arrived.Before(b.at.Add(linger))
+	}
+	return arrived.Before(b.at)
+}
+
 // fate is what the publisher of an event was told.
 type fate struct {
 	publisher, number int
@@ -387,7 +399,7 @@ func (w *world) checkDuplicates() (duplicates int, latest time.Duration) {
 			duplicates++
 			gap := time.Duration(-1)
 			for _, b := range w.breaks {
-				if b.at.After(ends[i-1].arrived) && b.at.Before(ends[i].arrived) && (b.path == "" || b.path == ends[i].path) {
+				if b.cutOff(ends[i-1].arrived) && b.at.Before(ends[i].arrived) && (b.path == "" || b.path == ends[i].path) {
 					gap = max(0, b.at.Sub(ends[i-1].answered))
 					break
 				}
