@@ -81,6 +81,9 @@ func (j *Journal) connect(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
+	if j.out, err = j.dial("sealpost journal owner", nil); err != nil {
+		return err
+	}
 	if j.nc, err = j.dial("sealpost journal", j.disconnected); err != nil {
 		return err
 	}
@@ -165,8 +168,10 @@ func (j *Journal) shutdown(ctx context.Context) error {
 	if j.nc != nil {
 		j.nc.Close()
 	}
-	if j.pub != nil {
-		j.pub.Close()
+	for _, nc := range []*nats.Conn{j.out, j.pub} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
 	if j.srv != nil {
 		down := make(chan struct{})

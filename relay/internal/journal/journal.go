@@ -182,7 +182,8 @@ type Journal struct {
 	srv  *server.Server // nil when external
 	lock *os.File       // of the data folder, nil when external
 
-	pub *nats.Conn // writes to EVENTS and OUTCOMES and their acknowledgements
+	pub *nats.Conn // writes to EVENTS and their acknowledgements
+	out *nats.Conn // writes to OUTCOMES and their acknowledgements: apart, so that neither waits for the other's bytes
 	nc  *nats.Conn // everything else, so that a busy reader delays no answer
 	js  jetstream.JetStream
 
@@ -331,7 +332,7 @@ type StreamStatus struct {
 
 // Status asks the server; it takes no longer than ctx allows.
 func (j *Journal) Status(ctx context.Context) Status {
-	s := Status{Connected: j.nc.IsConnected() && j.pub.IsConnected(), Failure: j.Err(), ServerVersion: j.nc.ConnectedServerVersion()}
+	s := Status{Connected: j.nc.IsConnected() && j.pub.IsConnected() && j.out.IsConnected(), Failure: j.Err(), ServerVersion: j.nc.ConnectedServerVersion()}
 	s.JetStream = true
 	for _, l := range j.logs() {
 		st, err := l.State(ctx)

@@ -55,7 +55,7 @@ func (l *Log) appender(ctx context.Context) (*Appender, error) {
 		return nil, err
 	}
 	a := &Appender{l: l, name: rand.Text(), next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
-	if a.w, err = newWriter(l.j.pub, l.subject, appendWindow, a.onAck); err != nil {
+	if a.w, err = newWriter(l.j.out, l.subject, appendWindow, a.onAck); err != nil {
 		return nil, err
 	}
 	a.id = a.w.header(nats.MsgIdHdr)
