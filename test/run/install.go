@@ -9,20 +9,30 @@ import (
 	"strings"
 )
 
-// program is one that tests start, with its package's name by package manager; the first is Debian's.
+// program is one that tests start, with its package's name by package manager.
 type program struct {
 	name     string
 	why      string
 	packages map[string]string
+	probe    []string // arguments with which it must succeed, where being there is not enough
+}
+
+// there tells whether the program can be used, and where it is.
+func (p program) there(ctx context.Context) (path string, ok bool) {
+	path, err := exec.LookPath(p.name)
+	if err != nil || p.probe == nil {
+		return path, err == nil
+	}
+	return path, exec.CommandContext(ctx, path, p.probe...).Run() == nil
 }
 
 var programs = []program{
-	{"redis-server", "the store suite runs on a real Redis", names("redis-server", "redis", "redis", "redis")},
-	{"redis-cli", "the store suite makes a Redis Cluster", names("redis-tools", "redis", "redis", "redis")},
-	{"gcc", "the race detector needs cgo", names("gcc", "gcc", "build-base", "gcc")},
-	{"curl", "the README publishes with it", names("curl", "curl", "curl", "curl")},
-	{"node", "receivers in Node verify deliveries", names("nodejs", "nodejs", "nodejs", "node")},
-	{"python3", "receivers in Python verify deliveries", names("python3-venv", "python3", "python3", "python3")},
+	{"redis-server", "the store suite runs on a real Redis", names("redis-server", "redis", "redis", "redis"), nil},
+	{"redis-cli", "the store suite makes a Redis Cluster", names("redis-tools", "redis", "redis", "redis"), nil},
+	{"gcc", "the race detector needs cgo", names("gcc libc6-dev", "gcc", "build-base", "gcc"), nil},
+	{"curl", "the README publishes with it", names("curl", "curl", "curl", "curl"), nil},
+	{"node", "receivers in Node verify deliveries", names("nodejs", "nodejs", "nodejs", "node"), nil},
+	{"python3", "receivers in Python verify deliveries", names("python3-venv", "python3", "python3", "python3"), []string{"-c", "import ensurepip, venv"}},
 }
 
 func names(apt, dnf, apk, brew string) map[string]string {
@@ -46,7 +56,7 @@ var managers = []struct {
 func installMissing(ctx context.Context) error {
 	var missing []program
 	for _, p := range programs {
-		if path, err := exec.LookPath(p.name); err == nil {
+		if path, ok := p.there(ctx); ok {
 			fmt.Printf("%s: %s\n", p.name, path)
 		} else {
 			missing = append(missing, p)
@@ -66,7 +76,7 @@ func installMissing(ctx context.Context) error {
 		packages := m.install
 		for _, p := range missing {
 			fmt.Printf("%s is missing (%s): installing\n", p.name, p.why)
-			packages = append(packages, p.packages[m.name])
+			packages = append(packages, strings.Fields(p.packages[m.name])...)
 		}
 		os.Setenv("DEBIAN_FRONTEND", "noninteractive")
 		for _, args := range [][]string{m.update, packages} {
