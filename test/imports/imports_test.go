@@ -59,14 +59,15 @@ var ours = []struct{ name, imports string }{
 	{"store", "relay"},
 	{"store/redistest", ""},
 	{"store/storetest", "relay"},
+	// What sealpost bench runs: its server is a process of its own.
+	{"test/bench", "proto/sealpost/v1 relay relay/client signer"},
 	// The binary sees what is public.
 	{"cmd/sealpost/demo", "proto/sealpost/v1 relay relay/app relay/chunk relay/client relay/receiver signer"},
-	{"cmd/sealpost", "cmd/sealpost/demo proto/sealpost/v1 relay relay/app relay/client relay/receiver signer store"},
+	{"cmd/sealpost", "cmd/sealpost/demo proto/sealpost/v1 relay relay/app relay/client relay/receiver signer store test/bench"},
 	// What tests stand on.
 	{"test/receivers", "signer"},
 	{"test/rig", ""},
 	{"test/run", ""},
-	{"test/bench", ""},
 	{"test/crash", ""},
 	{"test/e2e", ""},
 	{"test/imports", ""},
