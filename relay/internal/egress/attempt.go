@@ -35,6 +35,12 @@ type Facts struct {
 // written no byte of the body.
 const maxDead = 8
 
+// maxBodies bounds how often net/http takes the body up again by itself. It does so without a bound, and without a pause, where
+// an HTTP/2 server ends each new connection with GOAWAY before it looks at the request: hundreds of handshakes a second.
+const maxBodies = 3
+
+var errRepeats = fmt.Errorf("egress: request not taken on any of %d connections: %w", maxBodies, io.EOF)
+
 // RoundTrip makes one HTTP request under the trust and returns its response, whatever the status. Redirects are not
 // followed. The request needs a body that can be read again (GetBody, as http.NewRequest sets it for bytes) or none; its
 // own Expect header is ignored. It lasts at most until its context ends or the attempt timeout, the reading of the
@@ -133,11 +139,16 @@ func (a *attempt) run(transport *http.Transport, req *http.Request) (*http.Respo
 	out.Header = header
 	if req.Body != nil && req.Body != http.NoBody {
 		a.hasBody = true
-		if a.mayGate {
-			out.GetBody = func() (io.ReadCloser, error) {
-				body, err := req.GetBody()
-				return &gatedBody{body: body, attempt: a}, err
+		bodies := 0
+		out.GetBody = func() (io.ReadCloser, error) {
+			if bodies++; bodies > maxBodies {
+				return nil, errRepeats
 			}
+			body, err := req.GetBody()
+			if a.mayGate && err == nil {
+				body = &gatedBody{body: body, attempt: a}
+			}
+			return body, err
 		}
 		body, err := out.GetBody()
 		if err != nil {
@@ -291,7 +302,7 @@ func (a *attempt) explain(err error) *Error {
 	if reason := connectionReason(err); reason != "" {
 		return failed(reason, err)
 	}
-	if a.responding {
+	if a.responding || localAlert(err) {
 		return failed(ResponseInvalid, err) // bytes came, the connection held, and they could not be read as HTTP
 	}
 	return failed(ConnectionClosed, err)

@@ -177,6 +177,12 @@ func remoteAlert(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
+// localAlert is whether crypto/tls could not read what the peer sent as TLS, and said so to it.
+func localAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "local error"
+}
+
 func timedOut(err error) bool {
 	var network net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &network) && network.Timeout()
