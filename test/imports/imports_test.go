@@ -70,6 +70,7 @@ var ours = []struct{ name, imports string }{
 	{"test/run", ""},
 	{"test/crash", ""},
 	{"test/e2e", ""},
+	{"test/faults", ""},
 	{"test/imports", ""},
 	{"test/readme", ""},
 }
