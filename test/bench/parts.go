@@ -23,6 +23,7 @@ func Parts() []Part {
 		{"schemes", "end to end with each signature scheme", false, (*bench).schemes},
 		{"fan-out", "end to end to 200 endpoints at once", false, (*bench).fanOut},
 		{"drain", "what was parked for a paused endpoint, when it resumes", false, (*bench).drain},
+		{"isolation", "seven endpoints beside three that hang, trickle and reset, and beside three that are well", false, (*bench).isolation},
 		{redisPart, "end to end with the view in a Redis, where --redis names one", false, (*bench).redisView},
 	}
 }

@@ -115,6 +115,15 @@ func TestDrain(t *testing.T) {
 	holds(t, r, "drain of a paused endpoint", "deliveries+", "events accepted while paused+")
 }
 
+func TestIsolation(t *testing.T) {
+	t.Parallel()
+	r := measured(t, "--only", "isolation")
+	holds(t, r, "isolation", "p99 of seven, all well (median)", "p99 of seven, three others ill (median)", "ill over well (median of pairs)")
+	if len(r.Passes) != 20 { // a warming up and a load, with and without, five times
+		t.Errorf("%d passes are accounted for", len(r.Passes))
+	}
+}
+
 func TestRedis(t *testing.T) {
 	t.Parallel()
 	holds(t, measured(t, "--only", "redis", "--redis", redistest.Start(t).URL("bench")), "end to end, view in Redis", full...)

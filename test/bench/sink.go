@@ -56,6 +56,7 @@ type tally struct {
 	Duplicates int64 `json:"duplicates"` // more receipts of them
 	Strays     int64 `json:"strays"`     // requests that belong to no delivery of the run
 	Untracked  int64 `json:"untracked"`  // requests of the bare client, since the sink began
+	Ill        int64 `json:"ill"`        // requests that were not answered well, on purpose
 	Completed  int64 `json:"completed"`  // when the last delivery of the run came, nanoseconds of Unix time; 0: not yet
 }
 
@@ -72,7 +73,7 @@ type run struct {
 	want                         int64
 	at                           []atomic.Int64 // first receipt of delivery endpoint*events+event
 	received, duplicates, strays atomic.Int64
-	completed                    atomic.Int64
+	ill, completed               atomic.Int64
 	complete                     chan struct{} // closed when want are there
 }
 
@@ -154,7 +155,7 @@ func (s *sink) do(ctx context.Context, o order) (answer, error) {
 func (s *sink) tally(r *run) tally {
 	return tally{
 		Received: r.received.Load(), Duplicates: r.duplicates.Load(), Strays: r.strays.Load(),
-		Untracked: s.untracked.Load(), Completed: r.completed.Load(),
+		Untracked: s.untracked.Load(), Ill: r.ill.Load(), Completed: r.completed.Load(),
 	}
 }
 
@@ -206,7 +207,10 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if behaviour != "" {
-		misbehave(w, r, behaviour)
+		if misbehaves := misbehaviour(behaviour); misbehaves != nil {
+			now.ill.Add(1)
+			misbehaves(w, r)
+		}
 		return
 	}
 	id, err1 := strconv.Atoi(run)
@@ -232,28 +236,38 @@ func (r *run) took(delivery int) {
 	}
 }
 
-// misbehave does what partners do who are not well, and counts nothing.
-func misbehave(w http.ResponseWriter, r *http.Request, how string) {
-	switch how {
+// misbehaviour is what partners do who are not well; nil for those who are.
+func misbehaviour(name string) http.HandlerFunc {
+	switch name {
 	case "hang":
-		<-r.Context().Done()
+		return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	case "trickle":
-		for answer := range time.Tick(time.Second) {
-			if _, err := fmt.Fprintf(w, "%d", answer.Second()%10); err != nil || r.Context().Err() != nil {
-				return
-			}
-			http.NewResponseController(w).Flush()
-		}
+		return trickle
 	case "reset":
-		conn, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
+		return reset
+	}
+	return nil
+}
+
+// trickle answers a byte a second, until nobody listens.
+func trickle(w http.ResponseWriter, r *http.Request) {
+	for range time.Tick(time.Second) {
+		if _, err := io.WriteString(w, "."); err != nil || r.Context().Err() != nil {
 			return
 		}
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			tcp.SetLinger(0)
-		}
-		conn.Close()
+		http.NewResponseController(w).Flush()
 	}
+}
+
+func reset(w http.ResponseWriter, _ *http.Request) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	conn.Close()
 }
 
 // sequence is the number behind the first "sequence": of a body, -1 where there is none.
