@@ -176,14 +176,18 @@ func (a *Appender) await(ctx context.Context, seq uint64) error {
 
 // onAck takes acknowledgements, which come in the order of the records: the
 // stream handles them one by one. A refusal is that of the first record refused,
-// since all after it don't follow what they expect.
-func (a *Appender) onAck(_ int, k ack) {
+// since all after it don't follow what they expect. Where the record before the
+// refused one got no answer the embedded server could not write it, and does not
+// write to the stream any more, whatever room there is later.
+func (a *Appender) onAck(slot int, k ack) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.err != nil {
 		return
 	}
 	switch {
+	case k.err != nil && a.l.disk != nil && slot != int((a.acked+1)%appendWindow):
+		a.err = a.l.j.fail(fmt.Errorf("%s was not written: %w", a.l.name, k.err))
 	case k.err != nil:
 		a.err = k.err
 	case k.seq <= a.acked:
