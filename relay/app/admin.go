@@ -56,6 +56,8 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 		r.Ready, r.Journal = false, "not connected"
 	case !st.JetStream:
 		r.Ready, r.Journal = false, "JetStream does not answer"
+	case st.Full != nil:
+		r.Ready, r.Journal = false, "full: nothing is accepted until there is room on the disk; what was accepted is delivered"
 	}
 	if errors.Join(a.registry.Err(), a.access.Err()) != nil {
 		r.Ready, r.Registry = false, "not heard: nothing is sent until it is"

@@ -233,6 +233,13 @@ func (e *Events) admissible(entry Entry) error {
 	return nil
 }
 
+// room is diskSpace for who holds no lock.
+func (e *Events) room() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.diskSpace()
+}
+
 // diskSpace is ErrFull while the disk has too little room. e.mu is held.
 func (e *Events) diskSpace() error {
 	min := e.j.opt.MinFreeDisk

@@ -319,6 +319,7 @@ type Status struct {
 	Connected     bool
 	JetStream     bool // answers, and all streams are there
 	Failure       error
+	Full          error // ErrFull with what there is too little of, while Accept refuses for want of disk
 	ServerVersion string
 	Streams       []StreamStatus
 }
@@ -341,6 +342,11 @@ func (j *Journal) Status(ctx context.Context) Status {
 			continue
 		}
 		s.Streams = append(s.Streams, StreamStatus{l.name, st.First, st.Last, st.Bytes, l.maxBytes})
+	}
+	for _, e := range j.events {
+		if err := e.room(); errors.Is(err, ErrFull) {
+			s.Full = err
+		}
 	}
 	return s
 }
