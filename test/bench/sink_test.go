@@ -1,0 +1,163 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// told is a sink in this process.
+type told struct {
+	t   *testing.T
+	in  *json.Encoder
+	out *json.Decoder
+}
+
+func newTold(t *testing.T) *told {
+	orders, in := io.Pipe()
+	out, answers := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- Sink(t.Context(), orders, answers) }()
+	t.Cleanup(func() {
+		in.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return &told{t, json.NewEncoder(in), json.NewDecoder(out)}
+}
+
+func (s *told) do(o order) answer {
+	s.t.Helper()
+	var a answer
+	if err := errors.Join(s.in.Encode(o), s.out.Decode(&a)); err != nil {
+		s.t.Fatal(err)
+	}
+	return a
+}
+
+// TestSinkCounts sends what a relay must not send, too: the counts are what every figure rests on.
+func TestSinkCounts(t *testing.T) {
+	t.Parallel()
+	s := newTold(t)
+	url := s.do(order{Do: "listen"}).Address
+	send := func(path, body string) {
+		t.Helper()
+		answer, err := http.Post(url+path, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			t.Errorf("%s: status %d", path, answer.StatusCode)
+		}
+	}
+	event := func(n int) string { return fmt.Sprintf(`{"data":{"sequence":%d}}`, n) }
+	s.do(order{Do: "begin", Run: 7, First: 100, Events: 2, Endpoints: 2, Want: 4})
+	send("/bare", event(0))
+	send("/7/0", event(100))
+	send("/7/0", event(100)) // again
+	send("/7/1", event(101))
+	send("/7/0", event(99))  // of the pass before
+	send("/7/0", event(102)) // of none
+	send("/7/2", event(100)) // an endpoint that there is none of
+	send("/6/0", event(100)) // another run
+	send("/7/0", `{}`)
+	send("/7/x", event(100))
+	send("/7/0/well", event(100))
+	want := tally{Received: 2, Duplicates: 1, Strays: 6, Untracked: 1}
+	if got := s.do(order{Do: "await", For: time.Millisecond}).tally; got != want {
+		t.Errorf("counted %+v, not %+v", got, want)
+	}
+	send("/7/0", event(101))
+	send("/7/1", event(100))
+	got := s.do(order{Do: "times"})
+	if got.Received != 4 || got.Completed == 0 || len(got.Times) != 4 {
+		t.Errorf("all have come, and it says %+v", got)
+	}
+	// Endpoint 0 had 100 first and 101 late; endpoint 1 had 101 before 100, which was the last of all.
+	if at := got.Times; at[0] > at[3] || at[3] > at[1] || at[1] > at[2] || at[2] != got.Completed {
+		t.Errorf("the times are %v, the last one %d", at, got.Completed)
+	}
+	s.do(order{Do: "begin", Run: 7, First: 102, Events: 1, Endpoints: 1, Want: 1})
+	if got := s.do(order{Do: "await"}).tally; got != (tally{Untracked: 1}) {
+		t.Errorf("a new pass begins with %+v", got)
+	}
+}
+
+func TestSinkRefuses(t *testing.T) {
+	t.Parallel()
+	s := newTold(t)
+	s.do(order{Do: "begin", Run: 1, Events: 1, Endpoints: 1})
+	for _, o := range []order{
+		{Do: "dance"},
+		{Do: "begin", Run: 1, Events: maxTracked, Endpoints: 2},
+		{Do: "begin", Run: 1, Events: 1},
+		{Do: "listen", Certificate: "none"},
+	} {
+		if s.do(o).Error == "" {
+			t.Errorf("%+v was taken", o)
+		}
+	}
+}
+
+func TestPassAddsUp(t *testing.T) {
+	t.Parallel()
+	good := Pass{Part: "p", Published: 2, Acknowledged: 2, Expected: 4, Received: 4}
+	if err := good.check(); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*Pass){
+		"lost when accepted": func(p *Pass) { p.Acknowledged = 1 },
+		"lost on the way":    func(p *Pass) { p.Received = 3 },
+		"sent twice":         func(p *Pass) { p.Duplicates = 1 },
+	} {
+		p := good
+		if change(&p); p.check() == nil {
+			t.Errorf("%s: %+v is taken for right", name, p)
+		}
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	t.Parallel()
+	var hundred []float64
+	for i := range 100 {
+		hundred = append(hundred, float64(100-i))
+	}
+	for p, want := range map[int]float64{1: 1, 50: 50, 99: 99, 100: 100} {
+		if got := percentile(hundred, p); got != want {
+			t.Errorf("p%d of 1 to 100 is %v", p, got)
+		}
+	}
+	if got := percentile([]float64{3, 1, 2}, 50); got != 2 {
+		t.Errorf("the median of three is %v", got)
+	}
+	if got := percentile(nil, 99); got != 0 {
+		t.Errorf("p99 of nothing is %v", got)
+	}
+}
+
+func FuzzSequence(f *testing.F) {
+	for _, seed := range []string{`{"sequence":17}`, `"sequence":`, `"sequence":9999999999`, `"sequence":-1`, `"sequence": 1`, ``, `"sequence":1"sequence":2`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		n := sequence(body)
+		if n < -1 || n > 999_999_999 {
+			t.Fatalf("%d", n)
+		}
+		if n >= 0 && !bytes.Contains(body, []byte(sequenceKey)) {
+			t.Fatal("a number from nowhere")
+		}
+		if again := sequence(fmt.Appendf(nil, `%s%d,`, sequenceKey, max(0, n))); again != max(0, n) {
+			t.Fatalf("%d became %d", n, again)
+		}
+	})
+}
