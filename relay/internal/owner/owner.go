@@ -214,6 +214,15 @@ func (s *State) Due(now time.Time, limit int) []Entry {
 	return due
 }
 
+// SetBack makes what waits for a time wait for one that is so much earlier, as when the clock was set back: it is ready when it
+// would have been.
+func (s *State) SetBack(by time.Duration) {
+	s.timers = timers{}
+	for k, due := range s.due {
+		s.wait(k, due-int64(by))
+	}
+}
+
 // NextDue is when the next delivery's time comes; the zero time if none waits.
 func (s *State) NextDue() time.Time { return s.timers.next() }
 

@@ -563,3 +563,24 @@ func ExampleState_Sweep() {
 	// 2 ep_1
 	// 3 ep_0
 }
+
+func TestTheClockIsSetBack(t *testing.T) {
+	t.Parallel()
+	s := New(0)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s.Route(1, 2)
+	for i, id := range []string{"ep_1", "ep_2"} {
+		s.Apply(uint64(i+1), &relay.Outcome{EndpointID: id, Seq: 1, State: relay.Retrying, Due: at.Add(time.Duration(i) * time.Minute)}, true, false)
+	}
+	s.SetBack(3 * time.Hour)
+	at = at.Add(-3 * time.Hour)
+	if got := s.Due(at.Add(-time.Second), 10); len(got) != 0 || !s.NextDue().Equal(at) {
+		t.Errorf("a second too early: %v, the next at %v", got, s.NextDue())
+	}
+	if got := s.Due(at, 10); len(got) != 1 || got[0].Endpoint != "ep_1" {
+		t.Errorf("the first at its time: %v", got)
+	}
+	if got := s.Due(at.Add(time.Minute), 10); len(got) != 1 || got[0].Endpoint != "ep_2" {
+		t.Errorf("the second at its time: %v", got)
+	}
+}

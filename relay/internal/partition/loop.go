@@ -51,7 +51,8 @@ type loop struct {
 	unsynced   bool          // something was appended since the last sync was asked for
 	checkpoint checkpointing // see checkpoint.go
 	lastExpiry time.Time
-	encoded    []byte // scratch
+	clockSeen  time.Time // when setBack looked at the clock last
+	encoded    []byte    // scratch
 
 	routedC    chan routed
 	fetchC     chan []fetchItem
@@ -72,6 +73,7 @@ type loop struct {
 // loop runs until ctx ends and nothing is in flight any more, or until it cannot go on.
 func (l *loop) loop(ctx context.Context) error {
 	now := l.o.Clock()
+	l.clockSeen = now
 	l.adopt(l.o.Registry.Snapshot(), now)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -123,6 +125,7 @@ func (l *loop) loop(ctx context.Context) error {
 			continue
 		}
 		now = l.o.Clock()
+		l.setBack(now)
 		l.due(now)
 		if err := l.dispatch(now); err != nil {
 			return err
@@ -265,6 +268,18 @@ func (l *loop) housekeep(now time.Time) error {
 	l.hungry = true
 	l.metrics.observe(l)
 	return nil
+}
+
+// setBack notices that the clock was set back. Lanes and breakers compare times by their monotonic readings and are not
+// moved; the times of retries, which are the log's, have none.
+func (l *loop) setBack(now time.Time) {
+	before := l.clockSeen
+	l.clockSeen = now
+	if moved := now.Round(0).Sub(before.Round(0)); moved < -time.Second {
+		by := now.Sub(before) - moved
+		l.log.Warn("the clock was set back", "by", by)
+		l.state.SetBack(by)
+	}
 }
 
 // due makes ready what has waited its time; what its endpoint cannot have now is recorded as parked.
