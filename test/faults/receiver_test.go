@@ -104,8 +104,8 @@ func faults(t *testing.T) []fault {
 		named("endless trailers", plain(endless("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", "X-More: and more\r\n")), "DONE", "ACCEPTED", 200),
 		named("gzip bomb", plain(closed("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: "+fmt.Sprint(len(bomb))+"\r\n\r\n"+bomb)), "DONE", "ACCEPTED", 200),
 		// HTTP/2.
-		named("GOAWAY with an error", h2(2, false), "LATER", "CONNECTION_CLOSED CONNECTION_RESET", 0),
-		named("GOAWAY to come again", h2(0, false), "LATER", "CONNECTION_CLOSED CONNECTION_RESET", 0),
+		named("GOAWAY with an error", h2(2, false), "LATER", "CONNECTION_CLOSED CONNECTION_RESET RESPONSE_TIMEOUT", 0),
+		named("GOAWAY to come again", h2(0, false), "LATER", "CONNECTION_CLOSED CONNECTION_RESET RESPONSE_TIMEOUT", 0),
 		named("GOAWAY after headers", h2(0, true), "DONE", "ACCEPTED", 200),
 		// TLS.
 		named("a hanging handshake", fault{serve: hang, scheme: "https", spec: trusts(nil)}, "LATER", "CONNECT_TIMEOUT", 0),

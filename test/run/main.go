@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -50,7 +51,8 @@ func run(ctx context.Context, long, install bool) error {
 		{"vet", command("go", "vet", "./...")},
 		{"build without cgo", releaseBuild},
 		{"generated code is what proto/ makes", regenerate},
-		{"tests, race detector on", command("go", testArgs(long)...)},
+		{"tests, race detector on", func(ctx context.Context) error { return tests(ctx, long, false) }},
+		{"tests that load the machine, one package after the other", func(ctx context.Context) error { return tests(ctx, long, true) }},
 	}
 	if install {
 		steps = append([]step{{"programs that tests need", installMissing}}, steps...)
@@ -71,13 +73,29 @@ func run(ctx context.Context, long, install bool) error {
 	return nil
 }
 
-func testArgs(long bool) []string {
+// loading are the packages whose tests run real processes under load and look at how long things take: they are not run
+// beside others.
+var loading = []string{"/test/bench", "/test/crash", "/test/faults"}
+
+// tests runs the packages' tests: those that load the machine, or all others.
+func tests(ctx context.Context, long, load bool) error {
+	listed, err := output(ctx, "go", "list", "./...")
+	if err != nil {
+		return err
+	}
 	args := []string{"test", "-race", "-timeout", "40m"}
+	if load {
+		args = append(args, "-p", "1")
+	}
 	if long {
 		os.Setenv("SEALPOST_TEST_LONG", "1")
-		args = append(args, "-rapid.checks=2000")
 	}
-	return append(args, "./...")
+	for pkg := range strings.FieldsSeq(listed) {
+		if load == slices.ContainsFunc(loading, func(end string) bool { return strings.HasSuffix(pkg, end) }) {
+			args = append(args, pkg)
+		}
+	}
+	return command("go", args...)(ctx)
 }
 
 // command runs a program with its output shown.
