@@ -2,7 +2,7 @@
 // real Redis, end to end over real TCP and TLS, all under the race detector, and the crash tests on the real binary.
 //
 //	go run ./test/run            everything that a change must pass
-//	go run ./test/run -long      also longer rounds of crash tests, properties and fuzzing
+//	go run ./test/run -long      also longer rounds of crash and fault tests, and fuzzing
 //	go run ./test/run -no-install   install nothing; a missing program fails the tests that need it
 //
 // A test that needs something that is missing fails; none is skipped.
@@ -25,7 +25,7 @@ import (
 )
 
 func main() {
-	long := flag.Bool("long", false, "also longer rounds of crash tests, properties and fuzzing")
+	long := flag.Bool("long", false, "also longer rounds of crash and fault tests, and fuzzing")
 	noInstall := flag.Bool("no-install", false, "install nothing")
 	flag.Parse()
 	if flag.NArg() > 0 {
