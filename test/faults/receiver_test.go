@@ -85,11 +85,11 @@ func faults(t *testing.T) []fault {
 		named("trickled headers", plain(trickle("", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")), "LATER", "RESPONSE_TIMEOUT", 0),
 		named("trickled body", plain(trickle("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", strings.Repeat("x", 1000))), "DONE", "ACCEPTED", 200),
 		// Broken off.
-		named("reset before headers", plain(reset("")), "LATER", "CONNECTION_RESET", 0),
+		named("reset before headers", plain(reset("")), "LATER", "CONNECTION_RESET CONNECTION_CLOSED", 0),
 		named("reset within headers", plain(reset("HTTP/1.1 200 OK\r\nX-A: b\r\n")), "LATER", "CONNECTION_RESET CONNECTION_CLOSED", 0),
 		named("reset within the body", plain(reset("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nxx")), "DONE", "ACCEPTED", 200),
-		named("closed before headers", plain(closed("")), "LATER", "CONNECTION_CLOSED", 0),
-		named("closed within headers", plain(closed("HTTP/1.1 200 OK\r\nX-A: b\r\n")), "LATER", "CONNECTION_CLOSED", 0),
+		named("closed before headers", plain(closed("")), "LATER", "CONNECTION_CLOSED CONNECTION_RESET", 0),
+		named("closed within headers", plain(closed("HTTP/1.1 200 OK\r\nX-A: b\r\n")), "LATER", "CONNECTION_CLOSED CONNECTION_RESET", 0),
 		// Not HTTP.
 		named("garbage", plain(closed("\x00\xff\x17SSH-2.0-what?\r\n\r\n\r\n")), "LATER", "RESPONSE_INVALID", 0),
 		named("garbage for a status", plain(closed("HTTP/1.1 2x0 OK\r\n\r\n")), "LATER", "RESPONSE_INVALID", 0),
@@ -113,7 +113,8 @@ func faults(t *testing.T) []fault {
 		named("an alert for a handshake", fault{serve: insteadOfHandshake([]byte{21, 3, 3, 0, 2, 2, 40}), scheme: "https", spec: trusts(nil)}, "LATER", "TLS_HANDSHAKE", 0),
 		named("reset within the handshake", fault{serve: resetHandshake, scheme: "https", spec: trusts(nil)}, "LATER", "TLS_HANDSHAKE", 0),
 		named("a record that cannot be deciphered", secure(garbled, server(good), trusts(nil)), "LATER", "RESPONSE_INVALID", 0),
-		named("an alert after the handshake", secure(after(""), asking, trusts(nil)), "LATER", "CLIENT_CERTIFICATE_REFUSED", 0),
+		// The end of the connection can overtake the alert.
+		named("an alert after the handshake", secure(after(""), asking, trusts(nil)), "LATER", "CLIENT_CERTIFICATE_REFUSED CONNECTION_CLOSED CONNECTION_RESET", 0),
 		named("an expired certificate", secure(after(""), server(ca.Issue(time.Now().Add(-time.Hour))), trusts(nil)), "LATER", "TLS_EXPIRED", 0),
 		named("another CA's certificate", secure(after(""), server(other.Issue(day)), trusts(nil)), "LATER", "TLS_CERTIFICATE", 0),
 		named("another name's certificate", secure(after(""), server(ca.Issue(day, "elsewhere.example")), trusts(nil)), "LATER", "TLS_HOSTNAME", 0),
