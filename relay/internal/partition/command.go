@@ -25,12 +25,7 @@ var (
 	ErrUnavailable = errors.New("the partition has no owner now")
 )
 
-var (
-	errBusy     = ErrBusy
-	errSettled  = ErrSettled
-	errGone     = ErrGone
-	errMismatch = fmt.Errorf("%w: another delivery stands there", ErrGone)
-)
+var errMismatch = fmt.Errorf("%w: another delivery stands there", ErrGone)
 
 // reply answers a caller, once.
 type reply func(error)
@@ -38,7 +33,7 @@ type reply func(error)
 // command is what another goroutine asks of the loop.
 type command struct {
 	run    func(*loop)
-	refuse reply
+	answer reply
 }
 
 // Ref says which delivery a command means, and where its event stands.
@@ -141,7 +136,7 @@ func (l *loop) serve(ctx context.Context) (stop func(), err error) {
 func (l *loop) obey(ctx context.Context, r request) error {
 	done := make(chan error, 1)
 	answer := func(err error) { done <- err }
-	c := command{refuse: func(error) { answer(ErrUnavailable) }}
+	c := command{answer: answer}
 	switch r.Kind {
 	case kindSettle:
 		c.run = func(l *loop) {
@@ -180,13 +175,13 @@ func (l *loop) retry(ref Ref, answer reply) {
 	_, reopening := l.reopening[k]
 	switch {
 	case live, reopening, open && e.Status == owner.Busy:
-		answer(errBusy)
+		answer(ErrBusy)
 		return
 	case l.stopping:
 		answer(ErrUnavailable)
 		return
 	case ref.Seq == 0 || ref.Seq > l.state.Routed():
-		answer(errGone)
+		answer(ErrGone)
 		return
 	case open:
 		item.entry = e
@@ -220,7 +215,7 @@ func retryRefused(asked, found string, ep *registry.Endpoint) error {
 	case asked != found:
 		return errMismatch
 	case ep == nil || ep.State == relay.EndpointDeleted:
-		return errGone
+		return ErrGone
 	}
 	return nil
 }
@@ -242,9 +237,9 @@ func (l *loop) cancel(ref Ref, answer reply) {
 	e, open := l.state.Get(k)
 	switch {
 	case !open:
-		answer(errSettled)
+		answer(ErrSettled)
 	case e.Status == owner.Busy:
-		answer(errBusy) // between the log and its lane: for milliseconds
+		answer(ErrBusy) // between the log and its lane: for milliseconds
 	case l.stopping:
 		answer(ErrUnavailable)
 	default:

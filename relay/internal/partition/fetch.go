@@ -188,7 +188,7 @@ func (l *loop) fetchAll(ctx context.Context, items []fetchItem) bool {
 	if err == nil {
 		pass(^uint64(0))
 	}
-	return hand(fetched{end: true, err: err, item: fetchItem{entry: owner.Entry{Key: owner.Key{Seq: uint64(next)}}}}) && ctx.Err() == nil
+	return hand(fetched{end: true, err: err}) && ctx.Err() == nil
 }
 
 // reroute applies the policy in force now.
@@ -217,7 +217,7 @@ func (l *loop) place(f fetched) error {
 	if f.event == nil {
 		l.log.Error("an open delivery's event is gone", "seq", e.Seq, "endpoint", e.Endpoint)
 		if f.item.reply != nil {
-			f.item.reply(errGone)
+			f.item.reply(ErrGone)
 		}
 		if _, open := l.state.Get(e.Key); !open {
 			return nil

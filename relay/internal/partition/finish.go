@@ -38,6 +38,9 @@ func (l *loop) finish(r result) error {
 	return l.react(t, r, change)
 }
 
+// mendWithin is after what time at most a delivery is tried again that we could not send for a fault of our own.
+const mendWithin = 10 * time.Minute
+
 // decide records what the verdict makes of the delivery.
 func (l *loop) decide(t *task, r result, now time.Time) error {
 	v := r.verdict
@@ -70,9 +73,9 @@ func (l *loop) decide(t *task, r result, now time.Time) error {
 	failures := t.attempts - t.progress.Next
 	due, dead := l.o.Schedule.Decide(failures, t.delivery.Deadline, v.After, active, retry.Backoff)
 	if v.Kind == relay.VerdictPark {
-		// It is for us to mend, not for the receiver; it is looked at again as seldom as a retry would be.
+		// It is for us to mend, not for the receiver, and is to go out soon after it was.
 		o := t.outcome(relay.Parked, v.Reason)
-		o.Attempt, o.Due = r.attempt, now.Add(l.o.Schedule.Next(failures, retry.Backoff))
+		o.Attempt, o.Due = r.attempt, now.Add(min(l.o.Schedule.Next(failures, retry.Backoff), mendWithin))
 		return l.close(t, o)
 	}
 	if dead {
@@ -126,7 +129,7 @@ func (l *loop) close(t *task, o *relay.Outcome) error {
 		if o.State == relay.Cancelled {
 			l.afterSync(w)
 		} else {
-			w(errSettled)
+			w(ErrSettled)
 		}
 	}
 	return nil

@@ -10,7 +10,6 @@ package partition
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -245,12 +244,10 @@ func (l *loop) discard(beside *sync.WaitGroup) {
 		case <-l.snapshotC:
 		case <-l.savedC:
 		case command := <-l.commandC:
-			command.refuse(errStopping)
+			command.answer(ErrUnavailable)
 		}
 	}
 }
-
-var errStopping = errors.New("the partition's owner is stopping")
 
 func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
 	return &loop{

@@ -218,7 +218,7 @@ func (w *world) do(f func(*loop)) {
 	var once sync.Once
 	w.until("the loop's attention", func() bool {
 		select {
-		case w.running.Load().commandC <- command{run: func(l *loop) { f(l); once.Do(func() { close(done) }) }, refuse: func(error) {}}:
+		case w.running.Load().commandC <- command{run: func(l *loop) { f(l); once.Do(func() { close(done) }) }, answer: func(error) {}}:
 		default:
 			return false
 		}
