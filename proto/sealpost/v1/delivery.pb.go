@@ -518,448 +518,6 @@ func (x *Attempt) GetResponseSize() int64 {
 	return 0
 }
 
-type ListDeliveriesRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Empty: the caller's own, or all for an operator.
-	Tenant     string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	EndpointId string `protobuf:"bytes,2,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
-	EventId    string `protobuf:"bytes,3,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
-	// Exact, or the beginning of types such as contact.*.
-	EventType string         `protobuf:"bytes,4,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
-	State     Delivery_State `protobuf:"varint,5,opt,name=state,proto3,enum=sealpost.v1.Delivery_State" json:"state,omitempty"`
-	// Accepted at or after.
-	After *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=after,proto3" json:"after,omitempty"`
-	// Accepted before.
-	Before *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=before,proto3" json:"before,omitempty"`
-	// At most 1,000; 50 where it is 0.
-	PageSize      int32  `protobuf:"varint,8,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListDeliveriesRequest) Reset() {
-	*x = ListDeliveriesRequest{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListDeliveriesRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListDeliveriesRequest) ProtoMessage() {}
-
-func (x *ListDeliveriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListDeliveriesRequest.ProtoReflect.Descriptor instead.
-func (*ListDeliveriesRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_delivery_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *ListDeliveriesRequest) GetTenant() string {
-	if x != nil {
-		return x.Tenant
-	}
-	return ""
-}
-
-func (x *ListDeliveriesRequest) GetEndpointId() string {
-	if x != nil {
-		return x.EndpointId
-	}
-	return ""
-}
-
-func (x *ListDeliveriesRequest) GetEventId() string {
-	if x != nil {
-		return x.EventId
-	}
-	return ""
-}
-
-func (x *ListDeliveriesRequest) GetEventType() string {
-	if x != nil {
-		return x.EventType
-	}
-	return ""
-}
-
-func (x *ListDeliveriesRequest) GetState() Delivery_State {
-	if x != nil {
-		return x.State
-	}
-	return Delivery_STATE_UNSPECIFIED
-}
-
-func (x *ListDeliveriesRequest) GetAfter() *timestamppb.Timestamp {
-	if x != nil {
-		return x.After
-	}
-	return nil
-}
-
-func (x *ListDeliveriesRequest) GetBefore() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Before
-	}
-	return nil
-}
-
-func (x *ListDeliveriesRequest) GetPageSize() int32 {
-	if x != nil {
-		return x.PageSize
-	}
-	return 0
-}
-
-func (x *ListDeliveriesRequest) GetPageToken() string {
-	if x != nil {
-		return x.PageToken
-	}
-	return ""
-}
-
-type ListDeliveriesResponse struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Deliveries []*Delivery            `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
-	// Empty on the last page.
-	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListDeliveriesResponse) Reset() {
-	*x = ListDeliveriesResponse{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListDeliveriesResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListDeliveriesResponse) ProtoMessage() {}
-
-func (x *ListDeliveriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListDeliveriesResponse.ProtoReflect.Descriptor instead.
-func (*ListDeliveriesResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_delivery_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *ListDeliveriesResponse) GetDeliveries() []*Delivery {
-	if x != nil {
-		return x.Deliveries
-	}
-	return nil
-}
-
-func (x *ListDeliveriesResponse) GetNextPageToken() string {
-	if x != nil {
-		return x.NextPageToken
-	}
-	return ""
-}
-
-type GetDeliveryRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetDeliveryRequest) Reset() {
-	*x = GetDeliveryRequest{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetDeliveryRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetDeliveryRequest) ProtoMessage() {}
-
-func (x *GetDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetDeliveryRequest.ProtoReflect.Descriptor instead.
-func (*GetDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_delivery_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *GetDeliveryRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *GetDeliveryRequest) GetTenant() string {
-	if x != nil {
-		return x.Tenant
-	}
-	return ""
-}
-
-type WatchDeliveriesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	EndpointId    string                 `protobuf:"bytes,2,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
-	EventId       string                 `protobuf:"bytes,3,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
-	EventType     string                 `protobuf:"bytes,4,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
-	State         Delivery_State         `protobuf:"varint,5,opt,name=state,proto3,enum=sealpost.v1.Delivery_State" json:"state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WatchDeliveriesRequest) Reset() {
-	*x = WatchDeliveriesRequest{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WatchDeliveriesRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WatchDeliveriesRequest) ProtoMessage() {}
-
-func (x *WatchDeliveriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WatchDeliveriesRequest.ProtoReflect.Descriptor instead.
-func (*WatchDeliveriesRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_delivery_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *WatchDeliveriesRequest) GetTenant() string {
-	if x != nil {
-		return x.Tenant
-	}
-	return ""
-}
-
-func (x *WatchDeliveriesRequest) GetEndpointId() string {
-	if x != nil {
-		return x.EndpointId
-	}
-	return ""
-}
-
-func (x *WatchDeliveriesRequest) GetEventId() string {
-	if x != nil {
-		return x.EventId
-	}
-	return ""
-}
-
-func (x *WatchDeliveriesRequest) GetEventType() string {
-	if x != nil {
-		return x.EventType
-	}
-	return ""
-}
-
-func (x *WatchDeliveriesRequest) GetState() Delivery_State {
-	if x != nil {
-		return x.State
-	}
-	return Delivery_STATE_UNSPECIFIED
-}
-
-type WatchDeliveriesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Delivery      *Delivery              `protobuf:"bytes,1,opt,name=delivery,proto3" json:"delivery,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WatchDeliveriesResponse) Reset() {
-	*x = WatchDeliveriesResponse{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WatchDeliveriesResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WatchDeliveriesResponse) ProtoMessage() {}
-
-func (x *WatchDeliveriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WatchDeliveriesResponse.ProtoReflect.Descriptor instead.
-func (*WatchDeliveriesResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_delivery_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *WatchDeliveriesResponse) GetDelivery() *Delivery {
-	if x != nil {
-		return x.Delivery
-	}
-	return nil
-}
-
-type RetryDeliveryRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RetryDeliveryRequest) Reset() {
-	*x = RetryDeliveryRequest{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RetryDeliveryRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RetryDeliveryRequest) ProtoMessage() {}
-
-func (x *RetryDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RetryDeliveryRequest.ProtoReflect.Descriptor instead.
-func (*RetryDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_delivery_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *RetryDeliveryRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *RetryDeliveryRequest) GetTenant() string {
-	if x != nil {
-		return x.Tenant
-	}
-	return ""
-}
-
-type CancelDeliveryRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CancelDeliveryRequest) Reset() {
-	*x = CancelDeliveryRequest{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CancelDeliveryRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CancelDeliveryRequest) ProtoMessage() {}
-
-func (x *CancelDeliveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CancelDeliveryRequest.ProtoReflect.Descriptor instead.
-func (*CancelDeliveryRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_delivery_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *CancelDeliveryRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *CancelDeliveryRequest) GetTenant() string {
-	if x != nil {
-		return x.Tenant
-	}
-	return ""
-}
-
 // The phases; one that did not take place is absent.
 type Attempt_Durations struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -974,7 +532,7 @@ type Attempt_Durations struct {
 
 func (x *Attempt_Durations) Reset() {
 	*x = Attempt_Durations{}
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[9]
+	mi := &file_sealpost_v1_delivery_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +544,7 @@ func (x *Attempt_Durations) String() string {
 func (*Attempt_Durations) ProtoMessage() {}
 
 func (x *Attempt_Durations) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_delivery_proto_msgTypes[9]
+	mi := &file_sealpost_v1_delivery_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,50 +675,7 @@ const file_sealpost_v1_delivery_proto_rawDesc = "" +
 	"\x04PARK\x10\x03\x12\b\n" +
 	"\x04DEAD\x10\x04\x12\f\n" +
 	"\bWITHHOLD\x10\x05\x12\b\n" +
-	"\x04HOLD\x10\x06\"\xdf\x02\n" +
-	"\x15ListDeliveriesRequest\x12\x16\n" +
-	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n" +
-	"\vendpoint_id\x18\x02 \x01(\tR\n" +
-	"endpointId\x12\x19\n" +
-	"\bevent_id\x18\x03 \x01(\tR\aeventId\x12\x1d\n" +
-	"\n" +
-	"event_type\x18\x04 \x01(\tR\teventType\x121\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x1b.sealpost.v1.Delivery.StateR\x05state\x120\n" +
-	"\x05after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05after\x122\n" +
-	"\x06before\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x12\x1b\n" +
-	"\tpage_size\x18\b \x01(\x05R\bpageSize\x12\x1d\n" +
-	"\n" +
-	"page_token\x18\t \x01(\tR\tpageToken\"w\n" +
-	"\x16ListDeliveriesResponse\x125\n" +
-	"\n" +
-	"deliveries\x18\x01 \x03(\v2\x15.sealpost.v1.DeliveryR\n" +
-	"deliveries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n" +
-	"\x12GetDeliveryRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\xbe\x01\n" +
-	"\x16WatchDeliveriesRequest\x12\x16\n" +
-	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n" +
-	"\vendpoint_id\x18\x02 \x01(\tR\n" +
-	"endpointId\x12\x19\n" +
-	"\bevent_id\x18\x03 \x01(\tR\aeventId\x12\x1d\n" +
-	"\n" +
-	"event_type\x18\x04 \x01(\tR\teventType\x121\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x1b.sealpost.v1.Delivery.StateR\x05state\"L\n" +
-	"\x17WatchDeliveriesResponse\x121\n" +
-	"\bdelivery\x18\x01 \x01(\v2\x15.sealpost.v1.DeliveryR\bdelivery\">\n" +
-	"\x14RetryDeliveryRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"?\n" +
-	"\x15CancelDeliveryRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06tenant\x18\x02 \x01(\tR\x06tenant2\xab\x03\n" +
-	"\x0fDeliveryService\x12Y\n" +
-	"\x0eListDeliveries\x12\".sealpost.v1.ListDeliveriesRequest\x1a#.sealpost.v1.ListDeliveriesResponse\x12E\n" +
-	"\vGetDelivery\x12\x1f.sealpost.v1.GetDeliveryRequest\x1a\x15.sealpost.v1.Delivery\x12^\n" +
-	"\x0fWatchDeliveries\x12#.sealpost.v1.WatchDeliveriesRequest\x1a$.sealpost.v1.WatchDeliveriesResponse0\x01\x12I\n" +
-	"\rRetryDelivery\x12!.sealpost.v1.RetryDeliveryRequest\x1a\x15.sealpost.v1.Delivery\x12K\n" +
-	"\x0eCancelDelivery\x12\".sealpost.v1.CancelDeliveryRequest\x1a\x15.sealpost.v1.DeliveryB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"\x04HOLD\x10\x06B;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_delivery_proto_rawDescOnce sync.Once
@@ -1175,60 +690,37 @@ func file_sealpost_v1_delivery_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_delivery_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sealpost_v1_delivery_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sealpost_v1_delivery_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_sealpost_v1_delivery_proto_goTypes = []any{
-	(Delivery_State)(0),             // 0: sealpost.v1.Delivery.State
-	(Attempt_Verdict)(0),            // 1: sealpost.v1.Attempt.Verdict
-	(*Delivery)(nil),                // 2: sealpost.v1.Delivery
-	(*Attempt)(nil),                 // 3: sealpost.v1.Attempt
-	(*ListDeliveriesRequest)(nil),   // 4: sealpost.v1.ListDeliveriesRequest
-	(*ListDeliveriesResponse)(nil),  // 5: sealpost.v1.ListDeliveriesResponse
-	(*GetDeliveryRequest)(nil),      // 6: sealpost.v1.GetDeliveryRequest
-	(*WatchDeliveriesRequest)(nil),  // 7: sealpost.v1.WatchDeliveriesRequest
-	(*WatchDeliveriesResponse)(nil), // 8: sealpost.v1.WatchDeliveriesResponse
-	(*RetryDeliveryRequest)(nil),    // 9: sealpost.v1.RetryDeliveryRequest
-	(*CancelDeliveryRequest)(nil),   // 10: sealpost.v1.CancelDeliveryRequest
-	(*Attempt_Durations)(nil),       // 11: sealpost.v1.Attempt.Durations
-	(*timestamppb.Timestamp)(nil),   // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
+	(Delivery_State)(0),           // 0: sealpost.v1.Delivery.State
+	(Attempt_Verdict)(0),          // 1: sealpost.v1.Attempt.Verdict
+	(*Delivery)(nil),              // 2: sealpost.v1.Delivery
+	(*Attempt)(nil),               // 3: sealpost.v1.Attempt
+	(*Attempt_Durations)(nil),     // 4: sealpost.v1.Attempt.Durations
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
 }
 var file_sealpost_v1_delivery_proto_depIdxs = []int32{
 	0,  // 0: sealpost.v1.Delivery.state:type_name -> sealpost.v1.Delivery.State
-	12, // 1: sealpost.v1.Delivery.next_attempt_time:type_name -> google.protobuf.Timestamp
-	12, // 2: sealpost.v1.Delivery.event_time:type_name -> google.protobuf.Timestamp
-	12, // 3: sealpost.v1.Delivery.accept_time:type_name -> google.protobuf.Timestamp
-	12, // 4: sealpost.v1.Delivery.update_time:type_name -> google.protobuf.Timestamp
-	12, // 5: sealpost.v1.Delivery.expire_time:type_name -> google.protobuf.Timestamp
+	5,  // 1: sealpost.v1.Delivery.next_attempt_time:type_name -> google.protobuf.Timestamp
+	5,  // 2: sealpost.v1.Delivery.event_time:type_name -> google.protobuf.Timestamp
+	5,  // 3: sealpost.v1.Delivery.accept_time:type_name -> google.protobuf.Timestamp
+	5,  // 4: sealpost.v1.Delivery.update_time:type_name -> google.protobuf.Timestamp
+	5,  // 5: sealpost.v1.Delivery.expire_time:type_name -> google.protobuf.Timestamp
 	3,  // 6: sealpost.v1.Delivery.attempts:type_name -> sealpost.v1.Attempt
-	12, // 7: sealpost.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	5,  // 7: sealpost.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
 	1,  // 8: sealpost.v1.Attempt.verdict:type_name -> sealpost.v1.Attempt.Verdict
-	11, // 9: sealpost.v1.Attempt.durations:type_name -> sealpost.v1.Attempt.Durations
-	0,  // 10: sealpost.v1.ListDeliveriesRequest.state:type_name -> sealpost.v1.Delivery.State
-	12, // 11: sealpost.v1.ListDeliveriesRequest.after:type_name -> google.protobuf.Timestamp
-	12, // 12: sealpost.v1.ListDeliveriesRequest.before:type_name -> google.protobuf.Timestamp
-	2,  // 13: sealpost.v1.ListDeliveriesResponse.deliveries:type_name -> sealpost.v1.Delivery
-	0,  // 14: sealpost.v1.WatchDeliveriesRequest.state:type_name -> sealpost.v1.Delivery.State
-	2,  // 15: sealpost.v1.WatchDeliveriesResponse.delivery:type_name -> sealpost.v1.Delivery
-	13, // 16: sealpost.v1.Attempt.Durations.dns:type_name -> google.protobuf.Duration
-	13, // 17: sealpost.v1.Attempt.Durations.connect:type_name -> google.protobuf.Duration
-	13, // 18: sealpost.v1.Attempt.Durations.tls:type_name -> google.protobuf.Duration
-	13, // 19: sealpost.v1.Attempt.Durations.first_byte:type_name -> google.protobuf.Duration
-	13, // 20: sealpost.v1.Attempt.Durations.total:type_name -> google.protobuf.Duration
-	4,  // 21: sealpost.v1.DeliveryService.ListDeliveries:input_type -> sealpost.v1.ListDeliveriesRequest
-	6,  // 22: sealpost.v1.DeliveryService.GetDelivery:input_type -> sealpost.v1.GetDeliveryRequest
-	7,  // 23: sealpost.v1.DeliveryService.WatchDeliveries:input_type -> sealpost.v1.WatchDeliveriesRequest
-	9,  // 24: sealpost.v1.DeliveryService.RetryDelivery:input_type -> sealpost.v1.RetryDeliveryRequest
-	10, // 25: sealpost.v1.DeliveryService.CancelDelivery:input_type -> sealpost.v1.CancelDeliveryRequest
-	5,  // 26: sealpost.v1.DeliveryService.ListDeliveries:output_type -> sealpost.v1.ListDeliveriesResponse
-	2,  // 27: sealpost.v1.DeliveryService.GetDelivery:output_type -> sealpost.v1.Delivery
-	8,  // 28: sealpost.v1.DeliveryService.WatchDeliveries:output_type -> sealpost.v1.WatchDeliveriesResponse
-	2,  // 29: sealpost.v1.DeliveryService.RetryDelivery:output_type -> sealpost.v1.Delivery
-	2,  // 30: sealpost.v1.DeliveryService.CancelDelivery:output_type -> sealpost.v1.Delivery
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	4,  // 9: sealpost.v1.Attempt.durations:type_name -> sealpost.v1.Attempt.Durations
+	6,  // 10: sealpost.v1.Attempt.Durations.dns:type_name -> google.protobuf.Duration
+	6,  // 11: sealpost.v1.Attempt.Durations.connect:type_name -> google.protobuf.Duration
+	6,  // 12: sealpost.v1.Attempt.Durations.tls:type_name -> google.protobuf.Duration
+	6,  // 13: sealpost.v1.Attempt.Durations.first_byte:type_name -> google.protobuf.Duration
+	6,  // 14: sealpost.v1.Attempt.Durations.total:type_name -> google.protobuf.Duration
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_delivery_proto_init() }
@@ -1242,9 +734,9 @@ func file_sealpost_v1_delivery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_delivery_proto_rawDesc), len(file_sealpost_v1_delivery_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   3,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   0,
 		},
 		GoTypes:           file_sealpost_v1_delivery_proto_goTypes,
 		DependencyIndexes: file_sealpost_v1_delivery_proto_depIdxs,

@@ -205,6 +205,60 @@ func (Tls_ClientCertificate) EnumDescriptor() ([]byte, []int) {
 	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5, 0}
 }
 
+// Of the lane to it.
+type EndpointHealth_Breaker int32
+
+const (
+	EndpointHealth_BREAKER_UNSPECIFIED EndpointHealth_Breaker = 0
+	EndpointHealth_CLOSED              EndpointHealth_Breaker = 1
+	EndpointHealth_OPEN                EndpointHealth_Breaker = 2
+	// One attempt at a time finds out whether it is well again.
+	EndpointHealth_PROBING EndpointHealth_Breaker = 3
+)
+
+// Enum value maps for EndpointHealth_Breaker.
+var (
+	EndpointHealth_Breaker_name = map[int32]string{
+		0: "BREAKER_UNSPECIFIED",
+		1: "CLOSED",
+		2: "OPEN",
+		3: "PROBING",
+	}
+	EndpointHealth_Breaker_value = map[string]int32{
+		"BREAKER_UNSPECIFIED": 0,
+		"CLOSED":              1,
+		"OPEN":                2,
+		"PROBING":             3,
+	}
+)
+
+func (x EndpointHealth_Breaker) Enum() *EndpointHealth_Breaker {
+	p := new(EndpointHealth_Breaker)
+	*p = x
+	return p
+}
+
+func (x EndpointHealth_Breaker) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EndpointHealth_Breaker) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_endpoint_proto_enumTypes[3].Descriptor()
+}
+
+func (EndpointHealth_Breaker) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_endpoint_proto_enumTypes[3]
+}
+
+func (x EndpointHealth_Breaker) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EndpointHealth_Breaker.Descriptor instead.
+func (EndpointHealth_Breaker) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22, 0}
+}
+
 // A partner's registered URL in one tenant, with its subscription, policy and limits.
 type Endpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1698,6 +1752,291 @@ func (x *TestEndpointResponse) GetAttempt() *Attempt {
 	return nil
 }
 
+type GetEndpointHealthRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetEndpointHealthRequest) Reset() {
+	*x = GetEndpointHealthRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEndpointHealthRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEndpointHealthRequest) ProtoMessage() {}
+
+func (x *GetEndpointHealthRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEndpointHealthRequest.ProtoReflect.Descriptor instead.
+func (*GetEndpointHealthRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetEndpointHealthRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GetEndpointHealthRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+// How an endpoint does.
+type EndpointHealth struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	EndpointId string                 `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
+	Tenant     string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	State      Endpoint_State         `protobuf:"varint,3,opt,name=state,proto3,enum=sealpost.v1.Endpoint_State" json:"state,omitempty"`
+	Breaker    EndpointHealth_Breaker `protobuf:"varint,4,opt,name=breaker,proto3,enum=sealpost.v1.EndpointHealth_Breaker" json:"breaker,omitempty"`
+	// Deliveries that are not settled, by state.
+	Open map[string]int64 `protobuf:"bytes,5,rep,name=open,proto3" json:"open,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The oldest of them was accepted then.
+	OldestOpenTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=oldest_open_time,json=oldestOpenTime,proto3" json:"oldest_open_time,omitempty"`
+	LastDeliveryTime  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_delivery_time,json=lastDeliveryTime,proto3" json:"last_delivery_time,omitempty"`
+	LastFailureTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_failure_time,json=lastFailureTime,proto3" json:"last_failure_time,omitempty"`
+	LastFailureReason string                 `protobuf:"bytes,9,opt,name=last_failure_reason,json=lastFailureReason,proto3" json:"last_failure_reason,omitempty"`
+	InFlight          int32                  `protobuf:"varint,10,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// The last 5 minutes, hour and day.
+	Spans         []*EndpointHealth_Span `protobuf:"bytes,11,rep,name=spans,proto3" json:"spans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointHealth) Reset() {
+	*x = EndpointHealth{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointHealth) ProtoMessage() {}
+
+func (x *EndpointHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointHealth.ProtoReflect.Descriptor instead.
+func (*EndpointHealth) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *EndpointHealth) GetEndpointId() string {
+	if x != nil {
+		return x.EndpointId
+	}
+	return ""
+}
+
+func (x *EndpointHealth) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *EndpointHealth) GetState() Endpoint_State {
+	if x != nil {
+		return x.State
+	}
+	return Endpoint_STATE_UNSPECIFIED
+}
+
+func (x *EndpointHealth) GetBreaker() EndpointHealth_Breaker {
+	if x != nil {
+		return x.Breaker
+	}
+	return EndpointHealth_BREAKER_UNSPECIFIED
+}
+
+func (x *EndpointHealth) GetOpen() map[string]int64 {
+	if x != nil {
+		return x.Open
+	}
+	return nil
+}
+
+func (x *EndpointHealth) GetOldestOpenTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OldestOpenTime
+	}
+	return nil
+}
+
+func (x *EndpointHealth) GetLastDeliveryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastDeliveryTime
+	}
+	return nil
+}
+
+func (x *EndpointHealth) GetLastFailureTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastFailureTime
+	}
+	return nil
+}
+
+func (x *EndpointHealth) GetLastFailureReason() string {
+	if x != nil {
+		return x.LastFailureReason
+	}
+	return ""
+}
+
+func (x *EndpointHealth) GetInFlight() int32 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *EndpointHealth) GetSpans() []*EndpointHealth_Span {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+// What came of one span of time.
+type EndpointHealth_Span struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as 5 minutes.
+	Length   *durationpb.Duration `protobuf:"bytes,1,opt,name=length,proto3" json:"length,omitempty"`
+	Attempts int64                `protobuf:"varint,2,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// Attempts that were accepted.
+	Accepted  int64 `protobuf:"varint,3,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	Delivered int64 `protobuf:"varint,4,opt,name=delivered,proto3" json:"delivered,omitempty"`
+	Dead      int64 `protobuf:"varint,5,opt,name=dead,proto3" json:"dead,omitempty"`
+	// Of an attempt, from its start to the end of the response.
+	P50 *durationpb.Duration `protobuf:"bytes,6,opt,name=p50,proto3" json:"p50,omitempty"`
+	P99 *durationpb.Duration `protobuf:"bytes,7,opt,name=p99,proto3" json:"p99,omitempty"`
+	// Attempts by reason, such as SERVER_ERROR, without those that were accepted.
+	Failures      map[string]int64 `protobuf:"bytes,8,rep,name=failures,proto3" json:"failures,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointHealth_Span) Reset() {
+	*x = EndpointHealth_Span{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointHealth_Span) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointHealth_Span) ProtoMessage() {}
+
+func (x *EndpointHealth_Span) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointHealth_Span.ProtoReflect.Descriptor instead.
+func (*EndpointHealth_Span) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22, 0}
+}
+
+func (x *EndpointHealth_Span) GetLength() *durationpb.Duration {
+	if x != nil {
+		return x.Length
+	}
+	return nil
+}
+
+func (x *EndpointHealth_Span) GetAttempts() int64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *EndpointHealth_Span) GetAccepted() int64 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
+}
+
+func (x *EndpointHealth_Span) GetDelivered() int64 {
+	if x != nil {
+		return x.Delivered
+	}
+	return 0
+}
+
+func (x *EndpointHealth_Span) GetDead() int64 {
+	if x != nil {
+		return x.Dead
+	}
+	return 0
+}
+
+func (x *EndpointHealth_Span) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *EndpointHealth_Span) GetP99() *durationpb.Duration {
+	if x != nil {
+		return x.P99
+	}
+	return nil
+}
+
+func (x *EndpointHealth_Span) GetFailures() map[string]int64 {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
 var File_sealpost_v1_endpoint_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_endpoint_proto_rawDesc = "" +
@@ -1852,7 +2191,45 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"F\n" +
 	"\x14TestEndpointResponse\x12.\n" +
-	"\aattempt\x18\x01 \x01(\v2\x14.sealpost.v1.AttemptR\aattempt2\xaf\x06\n" +
+	"\aattempt\x18\x01 \x01(\v2\x14.sealpost.v1.AttemptR\aattempt\"B\n" +
+	"\x18GetEndpointHealthRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\xdc\b\n" +
+	"\x0eEndpointHealth\x12\x1f\n" +
+	"\vendpoint_id\x18\x01 \x01(\tR\n" +
+	"endpointId\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x121\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1b.sealpost.v1.Endpoint.StateR\x05state\x12=\n" +
+	"\abreaker\x18\x04 \x01(\x0e2#.sealpost.v1.EndpointHealth.BreakerR\abreaker\x129\n" +
+	"\x04open\x18\x05 \x03(\v2%.sealpost.v1.EndpointHealth.OpenEntryR\x04open\x12D\n" +
+	"\x10oldest_open_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0eoldestOpenTime\x12H\n" +
+	"\x12last_delivery_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x10lastDeliveryTime\x12F\n" +
+	"\x11last_failure_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x0flastFailureTime\x12.\n" +
+	"\x13last_failure_reason\x18\t \x01(\tR\x11lastFailureReason\x12\x1b\n" +
+	"\tin_flight\x18\n" +
+	" \x01(\x05R\binFlight\x126\n" +
+	"\x05spans\x18\v \x03(\v2 .sealpost.v1.EndpointHealth.SpanR\x05spans\x1a\x86\x03\n" +
+	"\x04Span\x121\n" +
+	"\x06length\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06length\x12\x1a\n" +
+	"\battempts\x18\x02 \x01(\x03R\battempts\x12\x1a\n" +
+	"\baccepted\x18\x03 \x01(\x03R\baccepted\x12\x1c\n" +
+	"\tdelivered\x18\x04 \x01(\x03R\tdelivered\x12\x12\n" +
+	"\x04dead\x18\x05 \x01(\x03R\x04dead\x12+\n" +
+	"\x03p50\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p99\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03p99\x12J\n" +
+	"\bfailures\x18\b \x03(\v2..sealpost.v1.EndpointHealth.Span.FailuresEntryR\bfailures\x1a;\n" +
+	"\rFailuresEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a7\n" +
+	"\tOpenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"E\n" +
+	"\aBreaker\x12\x17\n" +
+	"\x13BREAKER_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06CLOSED\x10\x01\x12\b\n" +
+	"\x04OPEN\x10\x02\x12\v\n" +
+	"\aPROBING\x10\x032\x88\a\n" +
 	"\x0fEndpointService\x12Y\n" +
 	"\x0eCreateEndpoint\x12\".sealpost.v1.CreateEndpointRequest\x1a#.sealpost.v1.CreateEndpointResponse\x12E\n" +
 	"\vGetEndpoint\x12\x1f.sealpost.v1.GetEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12V\n" +
@@ -1863,7 +2240,8 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x0eRejectEndpoint\x12\".sealpost.v1.RejectEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12I\n" +
 	"\rPauseEndpoint\x12!.sealpost.v1.PauseEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12K\n" +
 	"\x0eResumeEndpoint\x12\".sealpost.v1.ResumeEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12S\n" +
-	"\fTestEndpoint\x12 .sealpost.v1.TestEndpointRequest\x1a!.sealpost.v1.TestEndpointResponseB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"\fTestEndpoint\x12 .sealpost.v1.TestEndpointRequest\x1a!.sealpost.v1.TestEndpointResponse\x12W\n" +
+	"\x11GetEndpointHealth\x12%.sealpost.v1.GetEndpointHealthRequest\x1a\x1b.sealpost.v1.EndpointHealthB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_endpoint_proto_rawDescOnce sync.Once
@@ -1877,89 +2255,108 @@ func file_sealpost_v1_endpoint_proto_rawDescGZIP() []byte {
 	return file_sealpost_v1_endpoint_proto_rawDescData
 }
 
-var file_sealpost_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sealpost_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_sealpost_v1_endpoint_proto_goTypes = []any{
-	(Endpoint_State)(0),            // 0: sealpost.v1.Endpoint.State
-	(Redaction_Mode)(0),            // 1: sealpost.v1.Redaction.Mode
-	(Tls_ClientCertificate)(0),     // 2: sealpost.v1.Tls.ClientCertificate
-	(*Endpoint)(nil),               // 3: sealpost.v1.Endpoint
-	(*Proposal)(nil),               // 4: sealpost.v1.Proposal
-	(*Redaction)(nil),              // 5: sealpost.v1.Redaction
-	(*Mask)(nil),                   // 6: sealpost.v1.Mask
-	(*RateLimit)(nil),              // 7: sealpost.v1.RateLimit
-	(*Tls)(nil),                    // 8: sealpost.v1.Tls
-	(*Header)(nil),                 // 9: sealpost.v1.Header
-	(*BasicAuth)(nil),              // 10: sealpost.v1.BasicAuth
-	(*CreateEndpointRequest)(nil),  // 11: sealpost.v1.CreateEndpointRequest
-	(*CreateEndpointResponse)(nil), // 12: sealpost.v1.CreateEndpointResponse
-	(*GetEndpointRequest)(nil),     // 13: sealpost.v1.GetEndpointRequest
-	(*ListEndpointsRequest)(nil),   // 14: sealpost.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),  // 15: sealpost.v1.ListEndpointsResponse
-	(*UpdateEndpointRequest)(nil),  // 16: sealpost.v1.UpdateEndpointRequest
-	(*DeleteEndpointRequest)(nil),  // 17: sealpost.v1.DeleteEndpointRequest
-	(*ApproveEndpointRequest)(nil), // 18: sealpost.v1.ApproveEndpointRequest
-	(*RejectEndpointRequest)(nil),  // 19: sealpost.v1.RejectEndpointRequest
-	(*PauseEndpointRequest)(nil),   // 20: sealpost.v1.PauseEndpointRequest
-	(*ResumeEndpointRequest)(nil),  // 21: sealpost.v1.ResumeEndpointRequest
-	(*TestEndpointRequest)(nil),    // 22: sealpost.v1.TestEndpointRequest
-	(*TestEndpointResponse)(nil),   // 23: sealpost.v1.TestEndpointResponse
-	(*durationpb.Duration)(nil),    // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 25: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),  // 26: google.protobuf.FieldMask
-	(*Attempt)(nil),                // 27: sealpost.v1.Attempt
-	(*emptypb.Empty)(nil),          // 28: google.protobuf.Empty
+	(Endpoint_State)(0),              // 0: sealpost.v1.Endpoint.State
+	(Redaction_Mode)(0),              // 1: sealpost.v1.Redaction.Mode
+	(Tls_ClientCertificate)(0),       // 2: sealpost.v1.Tls.ClientCertificate
+	(EndpointHealth_Breaker)(0),      // 3: sealpost.v1.EndpointHealth.Breaker
+	(*Endpoint)(nil),                 // 4: sealpost.v1.Endpoint
+	(*Proposal)(nil),                 // 5: sealpost.v1.Proposal
+	(*Redaction)(nil),                // 6: sealpost.v1.Redaction
+	(*Mask)(nil),                     // 7: sealpost.v1.Mask
+	(*RateLimit)(nil),                // 8: sealpost.v1.RateLimit
+	(*Tls)(nil),                      // 9: sealpost.v1.Tls
+	(*Header)(nil),                   // 10: sealpost.v1.Header
+	(*BasicAuth)(nil),                // 11: sealpost.v1.BasicAuth
+	(*CreateEndpointRequest)(nil),    // 12: sealpost.v1.CreateEndpointRequest
+	(*CreateEndpointResponse)(nil),   // 13: sealpost.v1.CreateEndpointResponse
+	(*GetEndpointRequest)(nil),       // 14: sealpost.v1.GetEndpointRequest
+	(*ListEndpointsRequest)(nil),     // 15: sealpost.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),    // 16: sealpost.v1.ListEndpointsResponse
+	(*UpdateEndpointRequest)(nil),    // 17: sealpost.v1.UpdateEndpointRequest
+	(*DeleteEndpointRequest)(nil),    // 18: sealpost.v1.DeleteEndpointRequest
+	(*ApproveEndpointRequest)(nil),   // 19: sealpost.v1.ApproveEndpointRequest
+	(*RejectEndpointRequest)(nil),    // 20: sealpost.v1.RejectEndpointRequest
+	(*PauseEndpointRequest)(nil),     // 21: sealpost.v1.PauseEndpointRequest
+	(*ResumeEndpointRequest)(nil),    // 22: sealpost.v1.ResumeEndpointRequest
+	(*TestEndpointRequest)(nil),      // 23: sealpost.v1.TestEndpointRequest
+	(*TestEndpointResponse)(nil),     // 24: sealpost.v1.TestEndpointResponse
+	(*GetEndpointHealthRequest)(nil), // 25: sealpost.v1.GetEndpointHealthRequest
+	(*EndpointHealth)(nil),           // 26: sealpost.v1.EndpointHealth
+	(*EndpointHealth_Span)(nil),      // 27: sealpost.v1.EndpointHealth.Span
+	nil,                              // 28: sealpost.v1.EndpointHealth.OpenEntry
+	nil,                              // 29: sealpost.v1.EndpointHealth.Span.FailuresEntry
+	(*durationpb.Duration)(nil),      // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 31: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),    // 32: google.protobuf.FieldMask
+	(*Attempt)(nil),                  // 33: sealpost.v1.Attempt
+	(*emptypb.Empty)(nil),            // 34: google.protobuf.Empty
 }
 var file_sealpost_v1_endpoint_proto_depIdxs = []int32{
-	5,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
-	7,  // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
-	24, // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
-	24, // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
-	8,  // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
-	9,  // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
-	10, // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
+	6,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
+	8,  // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
+	30, // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
+	30, // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
+	9,  // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
+	10, // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
+	11, // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
 	0,  // 7: sealpost.v1.Endpoint.state:type_name -> sealpost.v1.Endpoint.State
-	25, // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
-	25, // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
-	25, // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
-	4,  // 11: sealpost.v1.Endpoint.proposal:type_name -> sealpost.v1.Proposal
-	3,  // 12: sealpost.v1.Proposal.endpoint:type_name -> sealpost.v1.Endpoint
-	25, // 13: sealpost.v1.Proposal.create_time:type_name -> google.protobuf.Timestamp
+	31, // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
+	31, // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
+	31, // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
+	5,  // 11: sealpost.v1.Endpoint.proposal:type_name -> sealpost.v1.Proposal
+	4,  // 12: sealpost.v1.Proposal.endpoint:type_name -> sealpost.v1.Endpoint
+	31, // 13: sealpost.v1.Proposal.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 14: sealpost.v1.Redaction.mode:type_name -> sealpost.v1.Redaction.Mode
-	6,  // 15: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
+	7,  // 15: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
 	2,  // 16: sealpost.v1.Tls.client_certificate:type_name -> sealpost.v1.Tls.ClientCertificate
-	3,  // 17: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	3,  // 18: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	4,  // 17: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	4,  // 18: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
 	0,  // 19: sealpost.v1.ListEndpointsRequest.state:type_name -> sealpost.v1.Endpoint.State
-	3,  // 20: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
-	3,  // 21: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	26, // 22: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
-	27, // 23: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
-	11, // 24: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
-	13, // 25: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
-	14, // 26: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
-	16, // 27: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
-	17, // 28: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
-	18, // 29: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
-	19, // 30: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
-	20, // 31: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
-	21, // 32: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
-	22, // 33: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
-	12, // 34: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
-	3,  // 35: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
-	15, // 36: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
-	3,  // 37: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
-	28, // 38: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
-	3,  // 39: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
-	3,  // 40: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
-	3,  // 41: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
-	3,  // 42: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
-	23, // 43: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
-	34, // [34:44] is the sub-list for method output_type
-	24, // [24:34] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	4,  // 20: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
+	4,  // 21: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	32, // 22: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
+	33, // 23: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
+	0,  // 24: sealpost.v1.EndpointHealth.state:type_name -> sealpost.v1.Endpoint.State
+	3,  // 25: sealpost.v1.EndpointHealth.breaker:type_name -> sealpost.v1.EndpointHealth.Breaker
+	28, // 26: sealpost.v1.EndpointHealth.open:type_name -> sealpost.v1.EndpointHealth.OpenEntry
+	31, // 27: sealpost.v1.EndpointHealth.oldest_open_time:type_name -> google.protobuf.Timestamp
+	31, // 28: sealpost.v1.EndpointHealth.last_delivery_time:type_name -> google.protobuf.Timestamp
+	31, // 29: sealpost.v1.EndpointHealth.last_failure_time:type_name -> google.protobuf.Timestamp
+	27, // 30: sealpost.v1.EndpointHealth.spans:type_name -> sealpost.v1.EndpointHealth.Span
+	30, // 31: sealpost.v1.EndpointHealth.Span.length:type_name -> google.protobuf.Duration
+	30, // 32: sealpost.v1.EndpointHealth.Span.p50:type_name -> google.protobuf.Duration
+	30, // 33: sealpost.v1.EndpointHealth.Span.p99:type_name -> google.protobuf.Duration
+	29, // 34: sealpost.v1.EndpointHealth.Span.failures:type_name -> sealpost.v1.EndpointHealth.Span.FailuresEntry
+	12, // 35: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
+	14, // 36: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
+	15, // 37: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
+	17, // 38: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
+	18, // 39: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
+	19, // 40: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
+	20, // 41: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
+	21, // 42: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
+	22, // 43: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
+	23, // 44: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
+	25, // 45: sealpost.v1.EndpointService.GetEndpointHealth:input_type -> sealpost.v1.GetEndpointHealthRequest
+	13, // 46: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
+	4,  // 47: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
+	16, // 48: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
+	4,  // 49: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
+	34, // 50: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
+	4,  // 51: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
+	4,  // 52: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
+	4,  // 53: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
+	4,  // 54: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
+	24, // 55: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
+	26, // 56: sealpost.v1.EndpointService.GetEndpointHealth:output_type -> sealpost.v1.EndpointHealth
+	46, // [46:57] is the sub-list for method output_type
+	35, // [35:46] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_endpoint_proto_init() }
@@ -1977,8 +2374,8 @@ func file_sealpost_v1_endpoint_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_endpoint_proto_rawDesc), len(file_sealpost_v1_endpoint_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   21,
+			NumEnums:      4,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

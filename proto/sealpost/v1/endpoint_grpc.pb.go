@@ -20,16 +20,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	EndpointService_CreateEndpoint_FullMethodName  = "/sealpost.v1.EndpointService/CreateEndpoint"
-	EndpointService_GetEndpoint_FullMethodName     = "/sealpost.v1.EndpointService/GetEndpoint"
-	EndpointService_ListEndpoints_FullMethodName   = "/sealpost.v1.EndpointService/ListEndpoints"
-	EndpointService_UpdateEndpoint_FullMethodName  = "/sealpost.v1.EndpointService/UpdateEndpoint"
-	EndpointService_DeleteEndpoint_FullMethodName  = "/sealpost.v1.EndpointService/DeleteEndpoint"
-	EndpointService_ApproveEndpoint_FullMethodName = "/sealpost.v1.EndpointService/ApproveEndpoint"
-	EndpointService_RejectEndpoint_FullMethodName  = "/sealpost.v1.EndpointService/RejectEndpoint"
-	EndpointService_PauseEndpoint_FullMethodName   = "/sealpost.v1.EndpointService/PauseEndpoint"
-	EndpointService_ResumeEndpoint_FullMethodName  = "/sealpost.v1.EndpointService/ResumeEndpoint"
-	EndpointService_TestEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/TestEndpoint"
+	EndpointService_CreateEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/CreateEndpoint"
+	EndpointService_GetEndpoint_FullMethodName       = "/sealpost.v1.EndpointService/GetEndpoint"
+	EndpointService_ListEndpoints_FullMethodName     = "/sealpost.v1.EndpointService/ListEndpoints"
+	EndpointService_UpdateEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/UpdateEndpoint"
+	EndpointService_DeleteEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/DeleteEndpoint"
+	EndpointService_ApproveEndpoint_FullMethodName   = "/sealpost.v1.EndpointService/ApproveEndpoint"
+	EndpointService_RejectEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/RejectEndpoint"
+	EndpointService_PauseEndpoint_FullMethodName     = "/sealpost.v1.EndpointService/PauseEndpoint"
+	EndpointService_ResumeEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/ResumeEndpoint"
+	EndpointService_TestEndpoint_FullMethodName      = "/sealpost.v1.EndpointService/TestEndpoint"
+	EndpointService_GetEndpointHealth_FullMethodName = "/sealpost.v1.EndpointService/GetEndpointHealth"
 )
 
 // EndpointServiceClient is the client API for EndpointService service.
@@ -56,6 +57,8 @@ type EndpointServiceClient interface {
 	ResumeEndpoint(ctx context.Context, in *ResumeEndpointRequest, opts ...grpc.CallOption) (*Endpoint, error)
 	// Sends one signed test event to the endpoint, now, and tells what came of it.
 	TestEndpoint(ctx context.Context, in *TestEndpointRequest, opts ...grpc.CallOption) (*TestEndpointResponse, error)
+	// How an endpoint does: what waits, what was delivered and what failed, how fast, and what its breaker says.
+	GetEndpointHealth(ctx context.Context, in *GetEndpointHealthRequest, opts ...grpc.CallOption) (*EndpointHealth, error)
 }
 
 type endpointServiceClient struct {
@@ -166,6 +169,16 @@ func (c *endpointServiceClient) TestEndpoint(ctx context.Context, in *TestEndpoi
 	return out, nil
 }
 
+func (c *endpointServiceClient) GetEndpointHealth(ctx context.Context, in *GetEndpointHealthRequest, opts ...grpc.CallOption) (*EndpointHealth, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndpointHealth)
+	err := c.cc.Invoke(ctx, EndpointService_GetEndpointHealth_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EndpointServiceServer is the server API for EndpointService service.
 // All implementations must embed UnimplementedEndpointServiceServer
 // for forward compatibility.
@@ -190,6 +203,8 @@ type EndpointServiceServer interface {
 	ResumeEndpoint(context.Context, *ResumeEndpointRequest) (*Endpoint, error)
 	// Sends one signed test event to the endpoint, now, and tells what came of it.
 	TestEndpoint(context.Context, *TestEndpointRequest) (*TestEndpointResponse, error)
+	// How an endpoint does: what waits, what was delivered and what failed, how fast, and what its breaker says.
+	GetEndpointHealth(context.Context, *GetEndpointHealthRequest) (*EndpointHealth, error)
 	mustEmbedUnimplementedEndpointServiceServer()
 }
 
@@ -229,6 +244,9 @@ func (UnimplementedEndpointServiceServer) ResumeEndpoint(context.Context, *Resum
 }
 func (UnimplementedEndpointServiceServer) TestEndpoint(context.Context, *TestEndpointRequest) (*TestEndpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TestEndpoint not implemented")
+}
+func (UnimplementedEndpointServiceServer) GetEndpointHealth(context.Context, *GetEndpointHealthRequest) (*EndpointHealth, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetEndpointHealth not implemented")
 }
 func (UnimplementedEndpointServiceServer) mustEmbedUnimplementedEndpointServiceServer() {}
 func (UnimplementedEndpointServiceServer) testEmbeddedByValue()                         {}
@@ -431,6 +449,24 @@ func _EndpointService_TestEndpoint_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EndpointService_GetEndpointHealth_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetEndpointHealthRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).GetEndpointHealth(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_GetEndpointHealth_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).GetEndpointHealth(ctx, req.(*GetEndpointHealthRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // EndpointService_ServiceDesc is the grpc.ServiceDesc for EndpointService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -477,6 +513,10 @@ var EndpointService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TestEndpoint",
 			Handler:    _EndpointService_TestEndpoint_Handler,
+		},
+		{
+			MethodName: "GetEndpointHealth",
+			Handler:    _EndpointService_GetEndpointHealth_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -740,11 +740,82 @@ func (x *GetEventRequest) GetId() string {
 	return ""
 }
 
+type EraseSubjectRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Whose events go: the subject as they were published with, such as contact/42.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Such as the number of the request. Without personal data: it is kept.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// A request that is repeated with the same id gets the first answer.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseSubjectRequest) Reset() {
+	*x = EraseSubjectRequest{}
+	mi := &file_sealpost_v1_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseSubjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseSubjectRequest) ProtoMessage() {}
+
+func (x *EraseSubjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseSubjectRequest.ProtoReflect.Descriptor instead.
+func (*EraseSubjectRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EraseSubjectRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *EraseSubjectRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *EraseSubjectRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *EraseSubjectRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 var File_sealpost_v1_event_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17sealpost/v1/event.proto\x12\vsealpost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sealpost/v1/error.proto\"\x89\x02\n" +
+	"\x17sealpost/v1/event.proto\x12\vsealpost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sealpost/v1/error.proto\x1a\x1bsealpost/v1/operation.proto\"\x89\x02\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -796,12 +867,19 @@ const file_sealpost_v1_event_proto_rawDesc = "" +
 	"\x06result\x18\x02 \x01(\v2\x1a.sealpost.v1.PublishResultR\x06result\"9\n" +
 	"\x0fGetEventRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id2\xe4\x02\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"~\n" +
+	"\x13EraseSubjectRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId2\xae\x03\n" +
 	"\fEventService\x12S\n" +
 	"\fPublishEvent\x12 .sealpost.v1.PublishEventRequest\x1a!.sealpost.v1.PublishEventResponse\x12e\n" +
 	"\x12BatchPublishEvents\x12&.sealpost.v1.BatchPublishEventsRequest\x1a'.sealpost.v1.BatchPublishEventsResponse\x12Z\n" +
 	"\rPublishEvents\x12!.sealpost.v1.PublishEventsRequest\x1a\".sealpost.v1.PublishEventsResponse(\x010\x01\x12<\n" +
-	"\bGetEvent\x12\x1c.sealpost.v1.GetEventRequest\x1a\x12.sealpost.v1.EventB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"\bGetEvent\x12\x1c.sealpost.v1.GetEventRequest\x1a\x12.sealpost.v1.Event\x12H\n" +
+	"\fEraseSubject\x12 .sealpost.v1.EraseSubjectRequest\x1a\x16.sealpost.v1.OperationB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_event_proto_rawDescOnce sync.Once
@@ -816,7 +894,7 @@ func file_sealpost_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sealpost_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_sealpost_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_sealpost_v1_event_proto_goTypes = []any{
 	(EndpointPreview_Outcome)(0),       // 0: sealpost.v1.EndpointPreview.Outcome
 	(*Event)(nil),                      // 1: sealpost.v1.Event
@@ -830,31 +908,35 @@ var file_sealpost_v1_event_proto_goTypes = []any{
 	(*PublishEventsRequest)(nil),       // 9: sealpost.v1.PublishEventsRequest
 	(*PublishEventsResponse)(nil),      // 10: sealpost.v1.PublishEventsResponse
 	(*GetEventRequest)(nil),            // 11: sealpost.v1.GetEventRequest
-	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
-	(*Error)(nil),                      // 13: sealpost.v1.Error
+	(*EraseSubjectRequest)(nil),        // 12: sealpost.v1.EraseSubjectRequest
+	(*timestamppb.Timestamp)(nil),      // 13: google.protobuf.Timestamp
+	(*Error)(nil),                      // 14: sealpost.v1.Error
+	(*Operation)(nil),                  // 15: sealpost.v1.Operation
 }
 var file_sealpost_v1_event_proto_depIdxs = []int32{
-	12, // 0: sealpost.v1.Event.time:type_name -> google.protobuf.Timestamp
-	12, // 1: sealpost.v1.Event.accept_time:type_name -> google.protobuf.Timestamp
+	13, // 0: sealpost.v1.Event.time:type_name -> google.protobuf.Timestamp
+	13, // 1: sealpost.v1.Event.accept_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: sealpost.v1.PublishEventRequest.event:type_name -> sealpost.v1.Event
 	4,  // 3: sealpost.v1.PublishEventResponse.preview:type_name -> sealpost.v1.EventPreview
 	5,  // 4: sealpost.v1.EventPreview.endpoints:type_name -> sealpost.v1.EndpointPreview
 	0,  // 5: sealpost.v1.EndpointPreview.outcome:type_name -> sealpost.v1.EndpointPreview.Outcome
 	1,  // 6: sealpost.v1.BatchPublishEventsRequest.events:type_name -> sealpost.v1.Event
 	8,  // 7: sealpost.v1.BatchPublishEventsResponse.results:type_name -> sealpost.v1.PublishResult
-	13, // 8: sealpost.v1.PublishResult.error:type_name -> sealpost.v1.Error
+	14, // 8: sealpost.v1.PublishResult.error:type_name -> sealpost.v1.Error
 	1,  // 9: sealpost.v1.PublishEventsRequest.event:type_name -> sealpost.v1.Event
 	8,  // 10: sealpost.v1.PublishEventsResponse.result:type_name -> sealpost.v1.PublishResult
 	2,  // 11: sealpost.v1.EventService.PublishEvent:input_type -> sealpost.v1.PublishEventRequest
 	6,  // 12: sealpost.v1.EventService.BatchPublishEvents:input_type -> sealpost.v1.BatchPublishEventsRequest
 	9,  // 13: sealpost.v1.EventService.PublishEvents:input_type -> sealpost.v1.PublishEventsRequest
 	11, // 14: sealpost.v1.EventService.GetEvent:input_type -> sealpost.v1.GetEventRequest
-	3,  // 15: sealpost.v1.EventService.PublishEvent:output_type -> sealpost.v1.PublishEventResponse
-	7,  // 16: sealpost.v1.EventService.BatchPublishEvents:output_type -> sealpost.v1.BatchPublishEventsResponse
-	10, // 17: sealpost.v1.EventService.PublishEvents:output_type -> sealpost.v1.PublishEventsResponse
-	1,  // 18: sealpost.v1.EventService.GetEvent:output_type -> sealpost.v1.Event
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
+	12, // 15: sealpost.v1.EventService.EraseSubject:input_type -> sealpost.v1.EraseSubjectRequest
+	3,  // 16: sealpost.v1.EventService.PublishEvent:output_type -> sealpost.v1.PublishEventResponse
+	7,  // 17: sealpost.v1.EventService.BatchPublishEvents:output_type -> sealpost.v1.BatchPublishEventsResponse
+	10, // 18: sealpost.v1.EventService.PublishEvents:output_type -> sealpost.v1.PublishEventsResponse
+	1,  // 19: sealpost.v1.EventService.GetEvent:output_type -> sealpost.v1.Event
+	15, // 20: sealpost.v1.EventService.EraseSubject:output_type -> sealpost.v1.Operation
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -866,6 +948,7 @@ func file_sealpost_v1_event_proto_init() {
 		return
 	}
 	file_sealpost_v1_error_proto_init()
+	file_sealpost_v1_operation_proto_init()
 	file_sealpost_v1_event_proto_msgTypes[0].OneofWrappers = []any{}
 	file_sealpost_v1_event_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
@@ -874,7 +957,7 @@ func file_sealpost_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_event_proto_rawDesc), len(file_sealpost_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	EventService_BatchPublishEvents_FullMethodName = "/sealpost.v1.EventService/BatchPublishEvents"
 	EventService_PublishEvents_FullMethodName      = "/sealpost.v1.EventService/PublishEvents"
 	EventService_GetEvent_FullMethodName           = "/sealpost.v1.EventService/GetEvent"
+	EventService_EraseSubject_FullMethodName       = "/sealpost.v1.EventService/EraseSubject"
 )
 
 // EventServiceClient is the client API for EventService service.
@@ -41,6 +42,9 @@ type EventServiceClient interface {
 	PublishEvents(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishEventsRequest, PublishEventsResponse], error)
 	// An event that was kept, and whether any endpoint was to have it.
 	GetEvent(ctx context.Context, in *GetEventRequest, opts ...grpc.CallOption) (*Event, error)
+	// Erases every event of one subject for good, and ends its deliveries that are not settled: nothing of it is delivered
+	// or replayed from then on. The operation stays as the record that it was done.
+	EraseSubject(ctx context.Context, in *EraseSubjectRequest, opts ...grpc.CallOption) (*Operation, error)
 }
 
 type eventServiceClient struct {
@@ -94,6 +98,16 @@ func (c *eventServiceClient) GetEvent(ctx context.Context, in *GetEventRequest, 
 	return out, nil
 }
 
+func (c *eventServiceClient) EraseSubject(ctx context.Context, in *EraseSubjectRequest, opts ...grpc.CallOption) (*Operation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Operation)
+	err := c.cc.Invoke(ctx, EventService_EraseSubject_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EventServiceServer is the server API for EventService service.
 // All implementations must embed UnimplementedEventServiceServer
 // for forward compatibility.
@@ -110,6 +124,9 @@ type EventServiceServer interface {
 	PublishEvents(grpc.BidiStreamingServer[PublishEventsRequest, PublishEventsResponse]) error
 	// An event that was kept, and whether any endpoint was to have it.
 	GetEvent(context.Context, *GetEventRequest) (*Event, error)
+	// Erases every event of one subject for good, and ends its deliveries that are not settled: nothing of it is delivered
+	// or replayed from then on. The operation stays as the record that it was done.
+	EraseSubject(context.Context, *EraseSubjectRequest) (*Operation, error)
 	mustEmbedUnimplementedEventServiceServer()
 }
 
@@ -131,6 +148,9 @@ func (UnimplementedEventServiceServer) PublishEvents(grpc.BidiStreamingServer[Pu
 }
 func (UnimplementedEventServiceServer) GetEvent(context.Context, *GetEventRequest) (*Event, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetEvent not implemented")
+}
+func (UnimplementedEventServiceServer) EraseSubject(context.Context, *EraseSubjectRequest) (*Operation, error) {
+	return nil, status.Error(codes.Unimplemented, "method EraseSubject not implemented")
 }
 func (UnimplementedEventServiceServer) mustEmbedUnimplementedEventServiceServer() {}
 func (UnimplementedEventServiceServer) testEmbeddedByValue()                      {}
@@ -214,6 +234,24 @@ func _EventService_GetEvent_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EventService_EraseSubject_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EraseSubjectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EventServiceServer).EraseSubject(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EventService_EraseSubject_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EventServiceServer).EraseSubject(ctx, req.(*EraseSubjectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // EventService_ServiceDesc is the grpc.ServiceDesc for EventService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -232,6 +270,10 @@ var EventService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetEvent",
 			Handler:    _EventService_GetEvent_Handler,
+		},
+		{
+			MethodName: "EraseSubject",
+			Handler:    _EventService_EraseSubject_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

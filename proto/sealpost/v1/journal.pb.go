@@ -1476,6 +1476,295 @@ func (x *AuditRecord) GetActId() string {
 	return ""
 }
 
+// A value of the OPERATIONS bucket.
+type OperationRecord struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Id      string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant  string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// REPLAY or ERASURE.
+	Kind       string  `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	State      string  `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	Author     string  `protobuf:"bytes,6,opt,name=author,proto3" json:"author,omitempty"`
+	Reason     string  `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	CreateTime int64   `protobuf:"varint,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime int64   `protobuf:"varint,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	EndTime    int64   `protobuf:"varint,10,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	Error      string  `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
+	Examined   int64   `protobuf:"varint,12,opt,name=examined,proto3" json:"examined,omitempty"`
+	Done       int64   `protobuf:"varint,13,opt,name=done,proto3" json:"done,omitempty"`
+	Skipped    int64   `protobuf:"varint,14,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	Fraction   float64 `protobuf:"fixed64,15,opt,name=fraction,proto3" json:"fraction,omitempty"`
+	RequestId  string  `protobuf:"bytes,16,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// SHA-256 of what was asked for, so that a repeat with other content is told from a safe one.
+	RequestDigest []byte `protobuf:"bytes,17,opt,name=request_digest,json=requestDigest,proto3" json:"request_digest,omitempty"`
+	// What the kind of operation was asked for, in its own form.
+	Request []byte `protobuf:"bytes,18,opt,name=request,proto3" json:"request,omitempty"`
+	// Where it goes on, in its own form.
+	Cursor        []byte `protobuf:"bytes,19,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Cancel        bool   `protobuf:"varint,20,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperationRecord) Reset() {
+	*x = OperationRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperationRecord) ProtoMessage() {}
+
+func (x *OperationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperationRecord.ProtoReflect.Descriptor instead.
+func (*OperationRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *OperationRecord) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetCreateTime() int64 {
+	if x != nil {
+		return x.CreateTime
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetUpdateTime() int64 {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetEndTime() int64 {
+	if x != nil {
+		return x.EndTime
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetExamined() int64 {
+	if x != nil {
+		return x.Examined
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetFraction() float64 {
+	if x != nil {
+		return x.Fraction
+	}
+	return 0
+}
+
+func (x *OperationRecord) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *OperationRecord) GetRequestDigest() []byte {
+	if x != nil {
+		return x.RequestDigest
+	}
+	return nil
+}
+
+func (x *OperationRecord) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *OperationRecord) GetCursor() []byte {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+func (x *OperationRecord) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
+// A value of the ERASURES bucket: no event of this subject that was accepted until then leaves any more.
+type ErasureRecord struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Tenant  string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// HMAC-SHA256 of tenant and subject under a key of its own.
+	SubjectDigest []byte `protobuf:"bytes,3,opt,name=subject_digest,json=subjectDigest,proto3" json:"subject_digest,omitempty"`
+	// Events accepted at or before this time.
+	Time int64 `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`
+	// Up to here the partition's EVENTS was searched.
+	Seq           uint64 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
+	OperationId   string `protobuf:"bytes,6,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasureRecord) Reset() {
+	*x = ErasureRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasureRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasureRecord) ProtoMessage() {}
+
+func (x *ErasureRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasureRecord.ProtoReflect.Descriptor instead.
+func (*ErasureRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ErasureRecord) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ErasureRecord) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ErasureRecord) GetSubjectDigest() []byte {
+	if x != nil {
+		return x.SubjectDigest
+	}
+	return nil
+}
+
+func (x *ErasureRecord) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *ErasureRecord) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *ErasureRecord) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
 var File_sealpost_v1_journal_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_journal_proto_rawDesc = "" +
@@ -1661,7 +1950,39 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\aREFUSED\x10\x02\x12\b\n" +
 	"\x04DONE\x10\x03\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x04B;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"\x06FAILED\x10\x04\"\x96\x04\n" +
+	"\x0fOperationRecord\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12\x16\n" +
+	"\x06author\x18\x06 \x01(\tR\x06author\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1f\n" +
+	"\vcreate_time\x18\b \x01(\x03R\n" +
+	"createTime\x12\x1f\n" +
+	"\vupdate_time\x18\t \x01(\x03R\n" +
+	"updateTime\x12\x19\n" +
+	"\bend_time\x18\n" +
+	" \x01(\x03R\aendTime\x12\x14\n" +
+	"\x05error\x18\v \x01(\tR\x05error\x12\x1a\n" +
+	"\bexamined\x18\f \x01(\x03R\bexamined\x12\x12\n" +
+	"\x04done\x18\r \x01(\x03R\x04done\x12\x18\n" +
+	"\askipped\x18\x0e \x01(\x03R\askipped\x12\x1a\n" +
+	"\bfraction\x18\x0f \x01(\x01R\bfraction\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x10 \x01(\tR\trequestId\x12%\n" +
+	"\x0erequest_digest\x18\x11 \x01(\fR\rrequestDigest\x12\x18\n" +
+	"\arequest\x18\x12 \x01(\fR\arequest\x12\x16\n" +
+	"\x06cursor\x18\x13 \x01(\fR\x06cursor\x12\x16\n" +
+	"\x06cancel\x18\x14 \x01(\bR\x06cancel\"\xb1\x01\n" +
+	"\rErasureRecord\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12%\n" +
+	"\x0esubject_digest\x18\x03 \x01(\fR\rsubjectDigest\x12\x12\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x10\n" +
+	"\x03seq\x18\x05 \x01(\x04R\x03seq\x12!\n" +
+	"\foperation_id\x18\x06 \x01(\tR\voperationIdB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_journal_proto_rawDescOnce sync.Once
@@ -1676,7 +1997,7 @@ func file_sealpost_v1_journal_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_sealpost_v1_journal_proto_goTypes = []any{
 	(AuditRecord_Outcome)(0), // 0: sealpost.v1.AuditRecord.Outcome
 	(*EventRecord)(nil),      // 1: sealpost.v1.EventRecord
@@ -1689,7 +2010,9 @@ var file_sealpost_v1_journal_proto_goTypes = []any{
 	(*KeyRecord)(nil),        // 8: sealpost.v1.KeyRecord
 	(*TokenRecord)(nil),      // 9: sealpost.v1.TokenRecord
 	(*AuditRecord)(nil),      // 10: sealpost.v1.AuditRecord
-	nil,                      // 11: sealpost.v1.AuditRecord.DetailEntry
+	(*OperationRecord)(nil),  // 11: sealpost.v1.OperationRecord
+	(*ErasureRecord)(nil),    // 12: sealpost.v1.ErasureRecord
+	nil,                      // 13: sealpost.v1.AuditRecord.DetailEntry
 }
 var file_sealpost_v1_journal_proto_depIdxs = []int32{
 	3,  // 0: sealpost.v1.OutcomeRecord.progress:type_name -> sealpost.v1.ProgressRecord
@@ -1699,7 +2022,7 @@ var file_sealpost_v1_journal_proto_depIdxs = []int32{
 	8,  // 4: sealpost.v1.EndpointRecord.keys:type_name -> sealpost.v1.KeyRecord
 	5,  // 5: sealpost.v1.EndpointRecord.proposed:type_name -> sealpost.v1.EndpointRecord
 	0,  // 6: sealpost.v1.AuditRecord.outcome:type_name -> sealpost.v1.AuditRecord.Outcome
-	11, // 7: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
+	13, // 7: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
 	8,  // [8:8] is the sub-list for method output_type
 	8,  // [8:8] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
@@ -1718,7 +2041,7 @@ func file_sealpost_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_journal_proto_rawDesc), len(file_sealpost_v1_journal_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

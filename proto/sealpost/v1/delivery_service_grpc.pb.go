@@ -2,7 +2,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             (unknown)
-// source: sealpost/v1/delivery.proto
+// source: sealpost/v1/delivery_service.proto
 
 package sealpostv1
 
@@ -19,11 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DeliveryService_ListDeliveries_FullMethodName  = "/sealpost.v1.DeliveryService/ListDeliveries"
-	DeliveryService_GetDelivery_FullMethodName     = "/sealpost.v1.DeliveryService/GetDelivery"
-	DeliveryService_WatchDeliveries_FullMethodName = "/sealpost.v1.DeliveryService/WatchDeliveries"
-	DeliveryService_RetryDelivery_FullMethodName   = "/sealpost.v1.DeliveryService/RetryDelivery"
-	DeliveryService_CancelDelivery_FullMethodName  = "/sealpost.v1.DeliveryService/CancelDelivery"
+	DeliveryService_ListDeliveries_FullMethodName   = "/sealpost.v1.DeliveryService/ListDeliveries"
+	DeliveryService_GetDelivery_FullMethodName      = "/sealpost.v1.DeliveryService/GetDelivery"
+	DeliveryService_WatchDeliveries_FullMethodName  = "/sealpost.v1.DeliveryService/WatchDeliveries"
+	DeliveryService_RetryDelivery_FullMethodName    = "/sealpost.v1.DeliveryService/RetryDelivery"
+	DeliveryService_CancelDelivery_FullMethodName   = "/sealpost.v1.DeliveryService/CancelDelivery"
+	DeliveryService_ReplayDeliveries_FullMethodName = "/sealpost.v1.DeliveryService/ReplayDeliveries"
 )
 
 // DeliveryServiceClient is the client API for DeliveryService service.
@@ -42,6 +43,8 @@ type DeliveryServiceClient interface {
 	RetryDelivery(ctx context.Context, in *RetryDeliveryRequest, opts ...grpc.CallOption) (*Delivery, error)
 	// Ends a delivery that is not settled.
 	CancelDelivery(ctx context.Context, in *CancelDeliveryRequest, opts ...grpc.CallOption) (*Delivery, error)
+	// Sends the deliveries that a filter names again, slowly enough for live traffic to keep its pace.
+	ReplayDeliveries(ctx context.Context, in *ReplayDeliveriesRequest, opts ...grpc.CallOption) (*Operation, error)
 }
 
 type deliveryServiceClient struct {
@@ -111,6 +114,16 @@ func (c *deliveryServiceClient) CancelDelivery(ctx context.Context, in *CancelDe
 	return out, nil
 }
 
+func (c *deliveryServiceClient) ReplayDeliveries(ctx context.Context, in *ReplayDeliveriesRequest, opts ...grpc.CallOption) (*Operation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Operation)
+	err := c.cc.Invoke(ctx, DeliveryService_ReplayDeliveries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DeliveryServiceServer is the server API for DeliveryService service.
 // All implementations must embed UnimplementedDeliveryServiceServer
 // for forward compatibility.
@@ -127,6 +140,8 @@ type DeliveryServiceServer interface {
 	RetryDelivery(context.Context, *RetryDeliveryRequest) (*Delivery, error)
 	// Ends a delivery that is not settled.
 	CancelDelivery(context.Context, *CancelDeliveryRequest) (*Delivery, error)
+	// Sends the deliveries that a filter names again, slowly enough for live traffic to keep its pace.
+	ReplayDeliveries(context.Context, *ReplayDeliveriesRequest) (*Operation, error)
 	mustEmbedUnimplementedDeliveryServiceServer()
 }
 
@@ -151,6 +166,9 @@ func (UnimplementedDeliveryServiceServer) RetryDelivery(context.Context, *RetryD
 }
 func (UnimplementedDeliveryServiceServer) CancelDelivery(context.Context, *CancelDeliveryRequest) (*Delivery, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelDelivery not implemented")
+}
+func (UnimplementedDeliveryServiceServer) ReplayDeliveries(context.Context, *ReplayDeliveriesRequest) (*Operation, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplayDeliveries not implemented")
 }
 func (UnimplementedDeliveryServiceServer) mustEmbedUnimplementedDeliveryServiceServer() {}
 func (UnimplementedDeliveryServiceServer) testEmbeddedByValue()                         {}
@@ -256,6 +274,24 @@ func _DeliveryService_CancelDelivery_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DeliveryService_ReplayDeliveries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplayDeliveriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeliveryServiceServer).ReplayDeliveries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeliveryService_ReplayDeliveries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeliveryServiceServer).ReplayDeliveries(ctx, req.(*ReplayDeliveriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DeliveryService_ServiceDesc is the grpc.ServiceDesc for DeliveryService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -279,6 +315,10 @@ var DeliveryService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CancelDelivery",
 			Handler:    _DeliveryService_CancelDelivery_Handler,
 		},
+		{
+			MethodName: "ReplayDeliveries",
+			Handler:    _DeliveryService_ReplayDeliveries_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -287,5 +327,5 @@ var DeliveryService_ServiceDesc = grpc.ServiceDesc{
 			ServerStreams: true,
 		},
 	},
-	Metadata: "sealpost/v1/delivery.proto",
+	Metadata: "sealpost/v1/delivery_service.proto",
 }
