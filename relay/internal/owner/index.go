@@ -41,7 +41,9 @@ const blockSize = 512
 // does, is appended to the last block, so that blocks are full.
 type index struct {
 	blocks [][]entry
-	n      int
+	// soonest is, for each block, at or below the deadline of each entry that a deadline can end; see overdue.
+	soonest []uint32
+	n       int
 }
 
 func (x *index) len() int { return x.n }
@@ -84,17 +86,19 @@ func (x *index) put(e entry) (old entry, replaced bool) {
 	if found {
 		old = x.blocks[block][at]
 		x.blocks[block][at] = e
+		x.soonest[block] = min(x.soonest[block], e.ends())
 		return old, true
 	}
 	x.n++
 	if len(x.blocks) == 0 {
-		x.blocks = [][]entry{{e}}
+		x.blocks, x.soonest = [][]entry{{e}}, []uint32{e.ends()}
 		return entry{}, false
 	}
 	b := x.blocks[block]
 	if len(b) == blockSize {
 		if block == len(x.blocks)-1 && at == len(b) {
 			x.blocks = append(x.blocks, append(make([]entry, 0, 16), e))
+			x.soonest = append(x.soonest, e.ends())
 			return entry{}, false
 		}
 		half := append(make([]entry, 0, blockSize), b[blockSize/2:]...)
@@ -102,6 +106,7 @@ func (x *index) put(e entry) (old entry, replaced bool) {
 		x.blocks = append(x.blocks, nil)
 		copy(x.blocks[block+2:], x.blocks[block+1:])
 		x.blocks[block+1] = half
+		x.soonest = slices.Insert(x.soonest, block, x.soonest[block])
 		if at > blockSize/2 {
 			block, at = block+1, at-blockSize/2
 		}
@@ -111,6 +116,7 @@ func (x *index) put(e entry) (old entry, replaced bool) {
 	copy(b[at+1:], b[at:])
 	b[at] = e
 	x.blocks[block] = b
+	x.soonest[block] = min(x.soonest[block], e.ends())
 	return entry{}, false
 }
 
@@ -130,7 +136,7 @@ func (x *index) remove(seq uint64) (entry, bool) {
 	x.blocks[block] = b
 	switch {
 	case len(b) == 0:
-		x.blocks = slices.Delete(x.blocks, block, block+1)
+		x.drop(block)
 	case len(b) <= sparse:
 		x.merge(block)
 	}
@@ -150,11 +156,16 @@ func (x *index) merge(block int) {
 		return
 	}
 	x.blocks[block] = slices.Concat(x.blocks[block], x.blocks[block+1])
-	x.blocks = slices.Delete(x.blocks, block+1, block+2)
+	x.soonest[block] = min(x.soonest[block], x.soonest[block+1])
+	x.drop(block + 1)
 }
 
-// ascend calls yield for each entry from seq on until it returns false. yield may change an entry in place, but not its
-// sequence.
+func (x *index) drop(block int) {
+	x.blocks = slices.Delete(x.blocks, block, block+1)
+	x.soonest = slices.Delete(x.soonest, block, block+1)
+}
+
+// ascend calls yield for each entry from seq on until it returns false. yield must not change an entry.
 func (x *index) ascend(seq uint64, yield func(*entry) bool) {
 	if x.n == 0 {
 		return

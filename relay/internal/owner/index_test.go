@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"pgregory.net/rapid"
@@ -59,9 +60,25 @@ func TestIndex(t *testing.T) {
 						t.Fatalf("a block of %d", len(b))
 					}
 				}
+				// What a deadline has ended is found, also after it was looked for before and something changed.
+				now := rapid.Uint32Range(0, 12).Draw(t, "now")
+				got, want = nil, nil
+				x.overdue(now, func(e *entry) bool { got = append(got, e.seq); return true })
+				for _, seq := range slices.Sorted(maps.Keys(model)) {
+					if e := model[seq]; e.deadline < now && !e.busy() && e.waits() != Held {
+						want = append(want, seq)
+					}
+				}
+				if !slices.Equal(got, want) {
+					t.Fatalf("overdue at %d: %v, want %v", now, got, want)
+				}
 			},
 			"put": func(t *rapid.T) {
-				put(entry{seq: seqs.Draw(t, "seq"), attempts: uint16(rapid.IntRange(0, 9).Draw(t, "attempts"))})
+				put(entry{
+					seq: seqs.Draw(t, "seq"), attempts: uint16(rapid.IntRange(0, 9).Draw(t, "attempts")),
+					deadline: rapid.Uint32Range(0, 10).Draw(t, "deadline"),
+					flags:    rapid.SampledFrom([]uint16{uint16(Ready), uint16(Waiting), uint16(Held), uint16(Ready) | flagBusy}).Draw(t, "flags"),
+				})
 			},
 			"put a run": func(t *rapid.T) {
 				first := seqs.Draw(t, "first")
@@ -151,6 +168,48 @@ func BenchmarkRestoreMillion(b *testing.B) {
 		if _, _, err := Restore(data); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// To look for those whose time ran out, among a million that have time left, costs next to nothing.
+func TestOverdueIsCheap(t *testing.T) {
+	const n = 1_000_000
+	s := parked(n)
+	best := func(f func()) time.Duration {
+		best := time.Hour
+		for range 5 {
+			began := time.Now()
+			f()
+			best = min(best, time.Since(began))
+		}
+		return best
+	}
+	all := best(func() {
+		left := 0
+		s.Each("ep", func(e Entry) bool { left++; return e.Deadline.After(start.Add(-time.Hour)) })
+		if left != n {
+			t.Fatalf("%d entries", left)
+		}
+	})
+	late := best(func() {
+		if late := s.Overdue("ep", start, 512); late != nil {
+			t.Fatalf("%d are overdue", len(late))
+		}
+	})
+	t.Logf("looking at each: %v; for the overdue: %v", all, late)
+	if late*100 > all {
+		t.Errorf("it takes %v, more than a hundredth of %v", late, all)
+	}
+	if got := s.Overdue("ep", start.Add(time.Second), 512); len(got) != 512 || got[0].Seq != 1 {
+		t.Errorf("%d are overdue at last", len(got))
+	}
+}
+
+// What a look for the overdue costs with a million parked deliveries that have time left.
+func BenchmarkOverdue(b *testing.B) {
+	s := parked(1_000_000)
+	for b.Loop() {
+		s.Overdue("ep", start, 512)
 	}
 }
 

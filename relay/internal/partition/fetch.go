@@ -91,16 +91,16 @@ func (l *loop) purge(endpointID string) {
 		delete(l.purging, endpointID)
 		return
 	}
-	for _, e := range l.pick(endpointID, func(owner.Entry) bool { return true }) {
+	for _, e := range l.pick(endpointID) {
 		l.later(e, purposeCancel, relay.ReasonEndpointDeleted)
 	}
 }
 
 // pick takes some of an endpoint's open deliveries that are not busy.
-func (l *loop) pick(endpointID string, want func(owner.Entry) bool) []owner.Entry {
+func (l *loop) pick(endpointID string) []owner.Entry {
 	var entries []owner.Entry
 	l.state.Each(endpointID, func(e owner.Entry) bool {
-		if e.Status != owner.Busy && want(e) {
+		if e.Status != owner.Busy {
 			entries = append(entries, e)
 		}
 		return len(entries) < fetchAtMost
@@ -322,7 +322,7 @@ func (l *loop) expire(now time.Time) {
 			continue
 		}
 		active := ep.ActiveTime(now)
-		late := l.pick(id, func(e owner.Entry) bool { return e.Deadline.Before(active) && e.Status != owner.Held })
+		late := l.state.Overdue(id, active, fetchAtMost)
 		for _, e := range late {
 			l.later(e, purposeExpire, relay.ReasonDeadline)
 		}
