@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -27,6 +26,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/control"
 	"github.com/sealpost/sealpost/relay/internal/courier"
 	"github.com/sealpost/sealpost/relay/internal/egress"
+	"github.com/sealpost/sealpost/relay/internal/folder"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/keys"
 	"github.com/sealpost/sealpost/relay/internal/lane"
@@ -125,10 +125,15 @@ func (a *App) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// dataFormat is that of the data folder, and of a journal on an external server: what a binary of another one must not write into.
+const dataFormat = 1
+
 func (a *App) openFolder(context.Context) (err error) {
-	if err := os.MkdirAll(a.o.Data, 0o700); err != nil {
+	held, err := folder.Open(a.o.Data, folder.Layout{Format: dataFormat, Version: a.o.Version, Fsync: a.o.Fsync})
+	if err != nil {
 		return err
 	}
+	a.onClose("data folder", func(context.Context) error { return held.Close() })
 	if a.keys, _, err = keys.OpenFile(a.path(fileSecretsKey)); err != nil {
 		return err
 	}
@@ -146,6 +151,7 @@ func (a *App) openJournal(ctx context.Context) (err error) {
 		// A record holds the event's fields beside its data.
 		DedupWindow: j.DedupWindow, MaxEventBytes: j.MaxEventBytes + 64<<10, MaxUncommittedBytes: j.MaxUncommittedBytes,
 		MinFreeDisk: j.MinFreeDisk, Clock: a.o.Clock, Logger: a.log, Fsync: a.o.Fsync,
+		Format: journal.Format{Number: dataFormat, WrittenBy: a.o.Version},
 	}
 	if n.URL == "" {
 		options.Dir = a.path(folderJournal)
@@ -351,6 +357,9 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age,
 			StopGrace: a.o.StopGrace, Clock: a.o.Clock, Logger: a.log, Metrics: metrics,
 		})
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil // stopped before it had taken the partition over
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

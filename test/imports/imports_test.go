@@ -29,6 +29,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/breaker", ""},
 	{"relay/internal/egress", ""},
 	{"relay/internal/filter", ""},
+	{"relay/internal/folder", ""},
 	{"relay/internal/journal", ""},
 	{"relay/internal/keys", ""},
 	{"relay/internal/pki", ""},
@@ -53,7 +54,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/redact relay/internal/registry"},
 	// The place that wires.
 	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress " +
-		"relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/partition relay/internal/pki " +
+		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/partition relay/internal/pki " +
 		"relay/internal/registry relay/internal/retry relay/internal/route signer"},
 	// The view knows the port that it implements, and no more.
 	{"store", "relay"},
@@ -80,6 +81,7 @@ var theirs = map[string]string{
 	"github.com/nats-io/":                    "relay/internal/journal",
 	"github.com/redis/go-redis/":             "store store/redistest cmd/sealpost",
 	"github.com/cockroachdb/pebble/":         "store",
+	"github.com/gofrs/flock":                 "relay/internal/folder",
 	"cel.dev/":                               "relay/internal/filter",
 	"code.dny.dev/ssrf":                      "relay/internal/egress",
 	"github.com/go-json-experiment/json":     "cmd/sealpost cmd/sealpost/demo relay/chunk relay/internal/api relay/internal/filter relay/internal/redact",

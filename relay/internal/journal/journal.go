@@ -106,6 +106,9 @@ type Options struct {
 	Credentials string      // file with the credentials for an external server
 	TLS         *tls.Config // for an external server
 
+	// Format is what the journal on an external server is marked with; one that is marked with a newer one is refused. Zero: no mark.
+	Format Format
+
 	// Fsync replaces (*os.File).Sync: tests give a slow or failing disk here.
 	Fsync func(*os.File) error
 }
@@ -229,6 +232,9 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 		}
 	}
 	if err := j.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := j.checkFormat(ctx); err != nil {
 		return nil, err
 	}
 	if err := j.openStreams(ctx); err != nil {
