@@ -75,7 +75,7 @@ func (x AuditRecord_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AuditRecord_Outcome.Descriptor instead.
 func (AuditRecord_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{9, 0}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // A record of an EVENTS log.
@@ -172,7 +172,52 @@ func (x *EventRecord) GetData() []byte {
 	return nil
 }
 
-// A record of an OUTCOMES log: the whole state of a delivery after a change.
+// A record of an OUTCOMES log: what changed within a moment, in its order.
+type OutcomesRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Outcomes      []*OutcomeRecord       `protobuf:"bytes,1,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutcomesRecord) Reset() {
+	*x = OutcomesRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutcomesRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutcomesRecord) ProtoMessage() {}
+
+func (x *OutcomesRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutcomesRecord.ProtoReflect.Descriptor instead.
+func (*OutcomesRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *OutcomesRecord) GetOutcomes() []*OutcomeRecord {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+// The whole state of a delivery after a change.
 type OutcomeRecord struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -203,7 +248,7 @@ type OutcomeRecord struct {
 
 func (x *OutcomeRecord) Reset() {
 	*x = OutcomeRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[1]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +260,7 @@ func (x *OutcomeRecord) String() string {
 func (*OutcomeRecord) ProtoMessage() {}
 
 func (x *OutcomeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[1]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +273,7 @@ func (x *OutcomeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeRecord.ProtoReflect.Descriptor instead.
 func (*OutcomeRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{1}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *OutcomeRecord) GetVersion() uint32 {
@@ -378,7 +423,7 @@ type ProgressRecord struct {
 
 func (x *ProgressRecord) Reset() {
 	*x = ProgressRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[2]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +435,7 @@ func (x *ProgressRecord) String() string {
 func (*ProgressRecord) ProtoMessage() {}
 
 func (x *ProgressRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[2]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +448,7 @@ func (x *ProgressRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressRecord.ProtoReflect.Descriptor instead.
 func (*ProgressRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{2}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ProgressRecord) GetDigest() []byte {
@@ -457,7 +502,7 @@ type AttemptRecord struct {
 
 func (x *AttemptRecord) Reset() {
 	*x = AttemptRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[3]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +514,7 @@ func (x *AttemptRecord) String() string {
 func (*AttemptRecord) ProtoMessage() {}
 
 func (x *AttemptRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[3]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +527,7 @@ func (x *AttemptRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptRecord.ProtoReflect.Descriptor instead.
 func (*AttemptRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{3}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AttemptRecord) GetNumber() uint32 {
@@ -694,7 +739,7 @@ type EndpointRecord struct {
 
 func (x *EndpointRecord) Reset() {
 	*x = EndpointRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[4]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +751,7 @@ func (x *EndpointRecord) String() string {
 func (*EndpointRecord) ProtoMessage() {}
 
 func (x *EndpointRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[4]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +764,7 @@ func (x *EndpointRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRecord.ProtoReflect.Descriptor instead.
 func (*EndpointRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{4}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EndpointRecord) GetVersion() uint32 {
@@ -1047,7 +1092,7 @@ type MaskRecord struct {
 
 func (x *MaskRecord) Reset() {
 	*x = MaskRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[5]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1104,7 @@ func (x *MaskRecord) String() string {
 func (*MaskRecord) ProtoMessage() {}
 
 func (x *MaskRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[5]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1117,7 @@ func (x *MaskRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskRecord.ProtoReflect.Descriptor instead.
 func (*MaskRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{5}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MaskRecord) GetPath() string {
@@ -1100,7 +1145,7 @@ type HeaderRecord struct {
 
 func (x *HeaderRecord) Reset() {
 	*x = HeaderRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1157,7 @@ func (x *HeaderRecord) String() string {
 func (*HeaderRecord) ProtoMessage() {}
 
 func (x *HeaderRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1170,7 @@ func (x *HeaderRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderRecord.ProtoReflect.Descriptor instead.
 func (*HeaderRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{6}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HeaderRecord) GetName() string {
@@ -1159,7 +1204,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1216,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1229,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{7}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *KeyRecord) GetId() string {
@@ -1243,7 +1288,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1300,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1313,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{8}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TokenRecord) GetVersion() uint32 {
@@ -1371,7 +1416,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1428,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1441,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{9}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AuditRecord) GetVersion() uint32 {
@@ -1509,7 +1554,7 @@ type OperationRecord struct {
 
 func (x *OperationRecord) Reset() {
 	*x = OperationRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1566,7 @@ func (x *OperationRecord) String() string {
 func (*OperationRecord) ProtoMessage() {}
 
 func (x *OperationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1579,7 @@ func (x *OperationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationRecord.ProtoReflect.Descriptor instead.
 func (*OperationRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OperationRecord) GetVersion() uint32 {
@@ -1695,7 +1740,7 @@ type ErasureRecord struct {
 
 func (x *ErasureRecord) Reset() {
 	*x = ErasureRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1752,7 @@ func (x *ErasureRecord) String() string {
 func (*ErasureRecord) ProtoMessage() {}
 
 func (x *ErasureRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1765,7 @@ func (x *ErasureRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureRecord.ProtoReflect.Descriptor instead.
 func (*ErasureRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{11}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ErasureRecord) GetVersion() uint32 {
@@ -1777,7 +1822,9 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\x04type\x18\x04 \x01(\tR\x04type\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x18\n" +
 	"\asubject\x18\x06 \x01(\tR\asubject\x12\x12\n" +
-	"\x04data\x18\a \x01(\fR\x04data\"\xc4\x04\n" +
+	"\x04data\x18\a \x01(\fR\x04data\"H\n" +
+	"\x0eOutcomesRecord\x126\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x1a.sealpost.v1.OutcomeRecordR\boutcomes\"\xc4\x04\n" +
 	"\rOutcomeRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1f\n" +
 	"\vdelivery_id\x18\x02 \x01(\tR\n" +
@@ -1997,37 +2044,39 @@ func file_sealpost_v1_journal_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_sealpost_v1_journal_proto_goTypes = []any{
 	(AuditRecord_Outcome)(0), // 0: sealpost.v1.AuditRecord.Outcome
 	(*EventRecord)(nil),      // 1: sealpost.v1.EventRecord
-	(*OutcomeRecord)(nil),    // 2: sealpost.v1.OutcomeRecord
-	(*ProgressRecord)(nil),   // 3: sealpost.v1.ProgressRecord
-	(*AttemptRecord)(nil),    // 4: sealpost.v1.AttemptRecord
-	(*EndpointRecord)(nil),   // 5: sealpost.v1.EndpointRecord
-	(*MaskRecord)(nil),       // 6: sealpost.v1.MaskRecord
-	(*HeaderRecord)(nil),     // 7: sealpost.v1.HeaderRecord
-	(*KeyRecord)(nil),        // 8: sealpost.v1.KeyRecord
-	(*TokenRecord)(nil),      // 9: sealpost.v1.TokenRecord
-	(*AuditRecord)(nil),      // 10: sealpost.v1.AuditRecord
-	(*OperationRecord)(nil),  // 11: sealpost.v1.OperationRecord
-	(*ErasureRecord)(nil),    // 12: sealpost.v1.ErasureRecord
-	nil,                      // 13: sealpost.v1.AuditRecord.DetailEntry
+	(*OutcomesRecord)(nil),   // 2: sealpost.v1.OutcomesRecord
+	(*OutcomeRecord)(nil),    // 3: sealpost.v1.OutcomeRecord
+	(*ProgressRecord)(nil),   // 4: sealpost.v1.ProgressRecord
+	(*AttemptRecord)(nil),    // 5: sealpost.v1.AttemptRecord
+	(*EndpointRecord)(nil),   // 6: sealpost.v1.EndpointRecord
+	(*MaskRecord)(nil),       // 7: sealpost.v1.MaskRecord
+	(*HeaderRecord)(nil),     // 8: sealpost.v1.HeaderRecord
+	(*KeyRecord)(nil),        // 9: sealpost.v1.KeyRecord
+	(*TokenRecord)(nil),      // 10: sealpost.v1.TokenRecord
+	(*AuditRecord)(nil),      // 11: sealpost.v1.AuditRecord
+	(*OperationRecord)(nil),  // 12: sealpost.v1.OperationRecord
+	(*ErasureRecord)(nil),    // 13: sealpost.v1.ErasureRecord
+	nil,                      // 14: sealpost.v1.AuditRecord.DetailEntry
 }
 var file_sealpost_v1_journal_proto_depIdxs = []int32{
-	3,  // 0: sealpost.v1.OutcomeRecord.progress:type_name -> sealpost.v1.ProgressRecord
-	4,  // 1: sealpost.v1.OutcomeRecord.attempt:type_name -> sealpost.v1.AttemptRecord
-	6,  // 2: sealpost.v1.EndpointRecord.redaction_mask:type_name -> sealpost.v1.MaskRecord
-	7,  // 3: sealpost.v1.EndpointRecord.headers:type_name -> sealpost.v1.HeaderRecord
-	8,  // 4: sealpost.v1.EndpointRecord.keys:type_name -> sealpost.v1.KeyRecord
-	5,  // 5: sealpost.v1.EndpointRecord.proposed:type_name -> sealpost.v1.EndpointRecord
-	0,  // 6: sealpost.v1.AuditRecord.outcome:type_name -> sealpost.v1.AuditRecord.Outcome
-	13, // 7: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
-	8,  // [8:8] is the sub-list for method output_type
-	8,  // [8:8] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	3,  // 0: sealpost.v1.OutcomesRecord.outcomes:type_name -> sealpost.v1.OutcomeRecord
+	4,  // 1: sealpost.v1.OutcomeRecord.progress:type_name -> sealpost.v1.ProgressRecord
+	5,  // 2: sealpost.v1.OutcomeRecord.attempt:type_name -> sealpost.v1.AttemptRecord
+	7,  // 3: sealpost.v1.EndpointRecord.redaction_mask:type_name -> sealpost.v1.MaskRecord
+	8,  // 4: sealpost.v1.EndpointRecord.headers:type_name -> sealpost.v1.HeaderRecord
+	9,  // 5: sealpost.v1.EndpointRecord.keys:type_name -> sealpost.v1.KeyRecord
+	6,  // 6: sealpost.v1.EndpointRecord.proposed:type_name -> sealpost.v1.EndpointRecord
+	0,  // 7: sealpost.v1.AuditRecord.outcome:type_name -> sealpost.v1.AuditRecord.Outcome
+	14, // 8: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_journal_proto_init() }
@@ -2041,7 +2090,7 @@ func file_sealpost_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_journal_proto_rawDesc), len(file_sealpost_v1_journal_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

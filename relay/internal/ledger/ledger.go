@@ -105,15 +105,15 @@ func (p *Projector) follow(ctx context.Context, well func()) error {
 	p.note(true)
 	p.told = max(p.told, at)
 	group, ctx := errgroup.WithContext(ctx)
-	read := make(chan relay.SequencedOutcome, 2*groupSize)
+	read := make(chan change, groupSize)
 	group.Go(func() error {
 		return p.outcomes.Read(ctx, at+1, func(m journal.Message) error {
-			o, err := record.DecodeOutcome(m.Payload)
+			outcomes, err := record.DecodeOutcomes(m.Payload)
 			if err != nil {
-				return err
+				return fmt.Errorf("outcomes at %d: %w", m.Seq, err)
 			}
 			select {
-			case read <- relay.SequencedOutcome{Sequence: m.Seq, Outcome: *o}:
+			case read <- change{m.Seq, outcomes}:
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -124,15 +124,15 @@ func (p *Projector) follow(ctx context.Context, well func()) error {
 	return group.Wait()
 }
 
-func (p *Projector) applyGroups(ctx context.Context, read <-chan relay.SequencedOutcome, well func()) error {
+func (p *Projector) applyGroups(ctx context.Context, read <-chan change, well func()) error {
 	group := make([]relay.SequencedOutcome, 0, groupSize)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
 		group = group[:0]
 		select {
-		case o := <-read:
-			group = append(group, o)
+		case c := <-read:
+			group = c.addTo(group)
 		case <-look.C:
 			if err := p.look(ctx); err != nil {
 				return err
@@ -195,14 +195,27 @@ func (p *Projector) look(ctx context.Context) error {
 	return nil
 }
 
+// change is one record of OUTCOMES. Its outcomes are applied together: the view stands at a record's end.
+type change struct {
+	seq      uint64
+	outcomes []relay.Outcome
+}
+
+func (c change) addTo(group []relay.SequencedOutcome) []relay.SequencedOutcome {
+	for _, o := range c.outcomes {
+		group = append(group, relay.SequencedOutcome{Sequence: c.seq, Outcome: o})
+	}
+	return group
+}
+
 // gather adds what comes within groupWait, up to a full group.
-func gather(read <-chan relay.SequencedOutcome, group []relay.SequencedOutcome) []relay.SequencedOutcome {
+func gather(read <-chan change, group []relay.SequencedOutcome) []relay.SequencedOutcome {
 	timer := time.NewTimer(groupWait)
 	defer timer.Stop()
 	for len(group) < groupSize {
 		select {
-		case o := <-read:
-			group = append(group, o)
+		case c := <-read:
+			group = c.addTo(group)
 		case <-timer.C:
 			return group
 		}

@@ -119,7 +119,7 @@ func (w *world) outcomes(n int, change ...func(*relay.Outcome)) {
 		for _, f := range change {
 			f(&o)
 		}
-		b, err := record.EncodeOutcome(nil, &o)
+		b, err := record.AppendOutcome(nil, &o)
 		if err != nil {
 			w.Fatal(err)
 		}
@@ -193,7 +193,7 @@ func TestOnlyDurable(t *testing.T) {
 	w.outcomes(1)
 	p, _ := w.run(view, nil)
 	w.until("the first", func() bool { return p.Position() == 1 })
-	b, err := record.EncodeOutcome(nil, &relay.Outcome{DeliveryID: delivery(2), Tenant: "acme", EventID: "evt_2", Seq: 2, State: relay.Delivered})
+	b, err := record.AppendOutcome(nil, &relay.Outcome{DeliveryID: delivery(2), Tenant: "acme", EventID: "evt_2", Seq: 2, State: relay.Delivered})
 	if err != nil {
 		t.Fatal(err)
 	}

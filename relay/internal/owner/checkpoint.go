@@ -18,7 +18,8 @@ const checkpointVersion = 1
 var ErrCheckpoint = errors.New("not a checkpoint of this version")
 
 // Checkpoint encodes the state: the cursor, and the recorded open deliveries. What is new or only deferred is
-// left out: its events are above the cursor and will be routed again. Save it only after OUTCOMES is synced up to Folded.
+// left out: its events are above the cursor and will be routed again. Take it when the last record is Whole, and save it
+// only after OUTCOMES is synced up to Folded.
 func (s *State) Checkpoint() []byte {
 	b := []byte{checkpointVersion}
 	b = binary.AppendUvarint(b, s.Cursor())
@@ -92,6 +93,7 @@ func Restore(b []byte) (s *State, foldFrom uint64, err error) {
 	s = New(d.uvarint(math.MaxInt64))
 	s.floor = d.uvarint(math.MaxInt64)
 	s.folded = d.uvarint(math.MaxInt64)
+	s.whole = s.folded
 	d.check(s.floor <= s.folded)
 	last := ""
 	for n := d.uvarint(math.MaxInt64); n > 0 && !d.failed; n-- {

@@ -23,6 +23,7 @@ func sample() []byte {
 	} {
 		s.Route(o.Seq, 1)
 		s.Apply(uint64(i+1), &o, true, o.State == relay.Pending)
+		s.Whole()
 	}
 	s.Route(10, 2)
 	s.Defer(Key{10, "ep_d"}, at(60))

@@ -58,6 +58,7 @@ type State struct {
 	knownMax  uint64           // the highest event of which that is so; stays
 	floor     uint64           // the OUTCOMES sequence after which those outcomes stand
 	folded    uint64           // the last OUTCOMES sequence that was applied
+	whole     uint64           // that, or the one before while further outcomes may come under it
 	elevator  elevator
 }
 
@@ -89,7 +90,7 @@ func (s *State) FoldFrom() uint64 {
 		// The outcomes that were known at the start are older than their events' second routing.
 		return s.floor
 	}
-	return s.window.foldFrom(s.folded)
+	return s.window.foldFrom(s.whole)
 }
 
 // Folded is the last OUTCOMES sequence that was applied.
@@ -99,7 +100,7 @@ func (s *State) Folded() uint64 { return s.folded }
 // endpoint is to have counts as one, its Unmatched record. Sequences come in ascending order; those left out
 // are gone from the log.
 func (s *State) Route(seq uint64, n int) {
-	s.window.route(seq, n, s.folded)
+	s.window.route(seq, n, s.whole)
 	if s.known != nil && seq >= s.knownMax {
 		s.known = nil
 	}
@@ -122,16 +123,26 @@ func (s *State) Fold(seq uint64, o *relay.Outcome) {
 		s.known[k] = struct{}{}
 		s.knownMax = max(s.knownMax, o.Seq)
 	}
-	s.folded = max(s.folded, seq)
+	s.reach(seq)
 	s.place(k, o)
 }
 
-// Apply takes an outcome that this owner just appended at its OUTCOMES sequence. first tells that it is the first
+// reach notes that the records below seq are whole.
+func (s *State) reach(seq uint64) {
+	if seq > s.folded {
+		s.folded, s.whole = seq, seq-1
+	}
+}
+
+// Whole notes that no more outcomes come under the last OUTCOMES sequence: one record of the log holds several.
+func (s *State) Whole() { s.whole = s.folded }
+
+// Apply takes an outcome that this owner appends at this OUTCOMES sequence, with others before and after it. first tells that it is the first
 // one of a delivery (or the Unmatched record) that Route counted as new: it is recorded from here on. What waits in no lane becomes
 // Ready, Waiting or Held by its state; busy tells that the delivery stays in its lane or in flight.
 func (s *State) Apply(seq uint64, o *relay.Outcome, first, busy bool) {
 	k := Key{o.Seq, o.EndpointID}
-	s.folded = seq
+	s.reach(seq)
 	if first {
 		s.window.record(o.Seq)
 	}

@@ -73,8 +73,10 @@ type world struct {
 	now    int
 	events [][]string // the endpoints that each event matches; nil: unmatched; events[0] is sequence 1
 
-	log    []relay.Outcome // OUTCOMES; log[0] is sequence 1
-	synced int             // of log: survives a crash
+	log    []relay.Outcome // OUTCOMES
+	seqs   []int           // the sequence of each
+	open   bool            // the last record is still being filled
+	synced int             // the sequence up to which OUTCOMES survives a crash
 	saved  []byte          // the last checkpoint; nil: none
 	trim   int             // OUTCOMES below and with it may be gone: what the checkpoint allows
 
@@ -84,7 +86,8 @@ type world struct {
 }
 
 func (w *world) restart() {
-	w.log = w.log[:w.synced]
+	n, _ := slices.BinarySearch(w.seqs, w.synced+1)
+	w.log, w.seqs, w.open = w.log[:n], w.seqs[:n], false
 	w.new, w.deferred = map[Key]bool{}, map[Key]bool{}
 	from := 0
 	w.s = New(0)
@@ -98,13 +101,30 @@ func (w *world) restart() {
 	if from < w.trim {
 		w.t.Fatalf("outcomes up to %d were trimmed, and the state asks for those after %d", w.trim, from)
 	}
-	for i := from; i < len(w.log); i++ {
-		w.s.Fold(uint64(i+1), &w.log[i])
+	for i := range w.log {
+		if w.seqs[i] > from {
+			w.s.Fold(uint64(w.seqs[i]), &w.log[i])
+		}
 	}
+	w.s.Whole()
 	same(w.t, "checkpoint and tail", view(w.s, at(w.now)), w.model())
-	if w.s.Folded() != uint64(len(w.log)) {
-		w.t.Fatalf("folded up to %d of %d", w.s.Folded(), len(w.log))
+	if w.s.Folded() != uint64(w.last()) {
+		w.t.Fatalf("folded up to %d of %d", w.s.Folded(), w.last())
 	}
+}
+
+// last is the last sequence of OUTCOMES.
+func (w *world) last() int {
+	if len(w.seqs) == 0 {
+		return 0
+	}
+	return w.seqs[len(w.seqs)-1]
+}
+
+// append ends the record that is being filled.
+func (w *world) append() {
+	w.open = false
+	w.s.Whole()
 }
 
 // model folds everything.
@@ -138,11 +158,18 @@ func (w *world) record(k Key, state relay.DeliveryState, busy bool) {
 	if rapid.IntRange(0, 3).Draw(w.t, "chunked") == 0 {
 		o.Progress = relay.Progress{Digest: [32]byte{byte(k.Seq)}, Next: 1, Total: 3}
 	}
-	w.log = append(w.log, o)
+	seq := w.last()
+	if !w.open {
+		seq++
+	}
+	w.log, w.seqs, w.open = append(w.log, o), append(w.seqs, seq), true
 	first := w.new[k]
 	delete(w.new, k)
 	delete(w.deferred, k)
-	w.s.Apply(uint64(len(w.log)), &o, first, busy)
+	w.s.Apply(uint64(seq), &o, first, busy)
+	if rapid.Bool().Draw(w.t, "append") {
+		w.append()
+	}
 }
 
 // route does with the next event what the loop does.
@@ -199,9 +226,9 @@ func (w *world) cursorIsSafe() {
 		w.t.Fatalf("the cursor stands at %d though all of event %d is recorded", cursor, cursor+1)
 	}
 	// All of an event above the cursor stands after FoldFrom.
-	for i := range w.log[:min(len(w.log), int(w.s.FoldFrom()))] {
-		if w.log[i].Seq > cursor {
-			w.t.Fatalf("outcome %d is of event %d above the cursor %d, but before %d", i+1, w.log[i].Seq, cursor, w.s.FoldFrom())
+	for i := range w.log {
+		if w.seqs[i] <= int(w.s.FoldFrom()) && w.log[i].Seq > cursor {
+			w.t.Fatalf("outcome %d is of event %d above the cursor %d, but before %d", w.seqs[i], w.log[i].Seq, cursor, w.s.FoldFrom())
 		}
 	}
 }
@@ -289,18 +316,28 @@ func TestHistories(t *testing.T) {
 				w.now += rapid.IntRange(0, 3).Draw(t, "seconds")
 				w.s.Due(at(w.now), 3)
 			},
-			"sync": func(*rapid.T) { w.synced = len(w.log) },
+			"append": func(*rapid.T) { w.append() },
+			"sync": func(*rapid.T) {
+				w.append()
+				w.synced = w.last()
+			},
 			"checkpoint": func(*rapid.T) {
-				w.synced = len(w.log)
+				w.append()
+				w.synced = w.last()
 				w.saved, w.trim = w.s.Checkpoint(), int(w.s.FoldFrom())
 			},
 			"crash": func(t *rapid.T) {
 				// Of what was not synced any beginning may be there all the same.
-				w.synced = rapid.IntRange(w.synced, len(w.log)).Draw(t, "durable")
+				last := w.last()
+				if w.open {
+					last--
+				}
+				w.synced = rapid.IntRange(w.synced, last).Draw(t, "durable")
 				w.restart()
 			},
 		})
-		w.synced = len(w.log)
+		w.append()
+		w.synced = w.last()
 		w.restart()
 		for range w.events {
 			w.route()
@@ -391,6 +428,7 @@ func TestRouteOverGaps(t *testing.T) {
 		t.Fatalf("cursor %d, routed %d", s.Cursor(), s.Routed())
 	}
 	s.Apply(2, &relay.Outcome{Seq: 7, EndpointID: "a", State: relay.Delivered}, true, false)
+	s.Whole()
 	if s.Cursor() != 10 || s.FoldFrom() != 2 {
 		t.Fatalf("cursor %d, fold from %d", s.Cursor(), s.FoldFrom())
 	}

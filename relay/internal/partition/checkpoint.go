@@ -33,10 +33,14 @@ type saved struct {
 
 // startCheckpoint begins to save the state, if it is time and something changed. A crash before it is saved leaves the
 // former one, from which the outcomes lead here again.
-func (l *loop) startCheckpoint(now time.Time) {
+func (l *loop) startCheckpoint(now time.Time) error {
 	c := &l.checkpoint
 	if c.saving || now.Sub(c.at) < l.o.CheckpointEvery {
-		return
+		return nil
+	}
+	// A checkpoint must not know more than the log.
+	if err := l.append(); err != nil {
+		return err
 	}
 	if l.state.Folded() != c.folded || l.state.Cursor() != c.cursor {
 		c.saving = true
@@ -51,11 +55,12 @@ func (l *loop) startCheckpoint(now time.Time) {
 		keep.events = min(keep.events, l.state.LowestOpen())
 		l.couriers.Go(func() { l.trim(keep, now) })
 	}
+	return nil
 }
 
 func (l *loop) save(data []byte) {
 	began := time.Now()
-	// The outcomes that it rests on first: a checkpoint must not know more than the log.
+	// The outcomes that it rests on first.
 	_, err := l.appender.Sync(l.work)
 	if err == nil {
 		err = l.o.Journal.SaveCheckpoint(l.work, l.o.Partition, data)

@@ -258,6 +258,7 @@ type waiter struct {
 
 // afterSync answers once what was recorded so far is durable.
 func (l *loop) afterSync(answer reply) {
+	l.recording.began = time.Time{} // at once
 	l.waiting = append(l.waiting, waiter{l.state.Folded(), answer})
 	signal(l.hurryC)
 }
@@ -303,7 +304,7 @@ func (l *loop) synced(s synced) error {
 		l.waiting[0].reply(nil)
 		l.waiting = l.waiting[1:]
 	}
-	l.unsynced = s.upTo < l.state.Folded()
+	l.unsynced = s.upTo < l.appender.Last()
 	if l.unsynced {
 		signal(l.dirtyC)
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/owner"
-	"github.com/sealpost/sealpost/relay/internal/record"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 )
 
@@ -52,7 +51,7 @@ type loop struct {
 	checkpoint checkpointing // see checkpoint.go
 	lastExpiry time.Time
 	clockSeen  time.Time // when setBack looked at the clock last
-	encoded    []byte    // scratch
+	recording  recording // see record.go
 
 	routedC    chan routed
 	fetchC     chan []fetchItem
@@ -115,6 +114,9 @@ func (l *loop) loop(ctx context.Context) error {
 		if err == nil {
 			err = l.drain()
 		}
+		if err == nil {
+			err = l.appendDue()
+		}
 		if err != nil {
 			return err
 		}
@@ -131,8 +133,8 @@ func (l *loop) loop(ctx context.Context) error {
 			return err
 		}
 		l.startFetch(now)
-		if next := l.nextWake(); !next.IsZero() {
-			wake.Reset(max(minWake, next.Sub(now)))
+		if wait := l.idle(now); wait > 0 {
+			wake.Reset(wait)
 		}
 	}
 }
@@ -164,37 +166,19 @@ func (l *loop) drain() error {
 	return nil
 }
 
-func (l *loop) nextWake() time.Time {
+// idle is how long the loop can wait if nothing happens; 0: until its next tick.
+func (l *loop) idle(now time.Time) time.Duration {
+	if len(l.recording.bytes) > 0 {
+		return recordFor
+	}
 	next := l.lanes.Wake()
 	if due := l.state.NextDue(); !due.IsZero() && (next.IsZero() || due.Before(next)) {
 		next = due
 	}
-	return next
-}
-
-// record appends an outcome and makes the state say the same. It is durable after the next sync; until then a crash
-// loses it, and its event is routed, or its delivery sent, again.
-func (l *loop) record(o *relay.Outcome, first, busy bool) error {
-	o.Partition = l.o.Partition
-	if o.Time.IsZero() {
-		o.Time = l.o.Clock()
+	if next.IsZero() {
+		return 0
 	}
-	encoded, err := record.EncodeOutcome(l.encoded[:0], o)
-	if err != nil {
-		return err
-	}
-	l.encoded = encoded
-	seq, err := l.appender.Append(l.work, encoded)
-	if err != nil {
-		return err
-	}
-	l.state.Apply(seq, o, first, busy)
-	l.metrics.outcome(o)
-	if !l.unsynced {
-		l.unsynced = true
-		signal(l.dirtyC)
-	}
-	return nil
+	return max(minWake, next.Sub(now))
 }
 
 func signal(c chan struct{}) {
@@ -219,6 +203,12 @@ func (l *loop) dispatch(now time.Time) error {
 				return err
 			}
 			continue
+		}
+		if t.endpoint.Ordered {
+			// What was sent before it must not be sent again after it.
+			if err := l.append(); err != nil {
+				return err
+			}
 		}
 		t.ticket, t.started = ticket, now
 		t.ctx, t.cancel = context.WithCancel(l.work)
@@ -264,10 +254,9 @@ func (l *loop) housekeep(now time.Time) error {
 	}
 	l.expire(now)
 	l.checkSettled(now)
-	l.startCheckpoint(now)
 	l.hungry = true
 	l.metrics.observe(l)
-	return nil
+	return l.startCheckpoint(now)
 }
 
 // setBack notices that the clock was set back. Lanes and breakers compare times by their monotonic readings and are not

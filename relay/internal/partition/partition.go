@@ -162,11 +162,14 @@ func restore(ctx context.Context, o Options) (*owner.State, error) {
 		return state, nil
 	}
 	err = outcomes.Range(ctx, from, log.Last, func(m journal.Message) error {
-		out, err := record.DecodeOutcome(m.Payload)
+		outcomes, err := record.DecodeOutcomes(m.Payload)
 		if err != nil {
-			return fmt.Errorf("outcome record %d: %w", m.Seq, err)
+			return fmt.Errorf("outcomes record %d: %w", m.Seq, err)
 		}
-		state.Fold(m.Seq, out)
+		for i := range outcomes {
+			state.Fold(m.Seq, &outcomes[i])
+		}
+		state.Whole()
 		return nil
 	})
 	return state, err
@@ -218,6 +221,9 @@ func (l *loop) settleUp() error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	if err := l.append(); err != nil {
+		return err
 	}
 	if _, err := l.appender.Sync(ctx); err != nil {
 		return err

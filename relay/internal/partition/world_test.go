@@ -294,9 +294,9 @@ func (w *world) outcomes() []relay.Outcome {
 		w.Fatal(err)
 	}
 	err = log.Range(w.Context(), w.readTo+1, st.Last, func(m journal.Message) error {
-		o, err := record.DecodeOutcome(m.Payload)
+		outcomes, err := record.DecodeOutcomes(m.Payload)
 		if err == nil {
-			w.read, w.readTo = append(w.read, *o), m.Seq
+			w.read, w.readTo = append(w.read, outcomes...), m.Seq
 		}
 		return err
 	})

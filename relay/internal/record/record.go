@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/sealpost/sealpost/proto/sealpost/v1"
@@ -40,8 +41,18 @@ func DecodeEvent(b []byte, seq uint64, accepted time.Time) (*relay.Event, error)
 	}, nil
 }
 
-// EncodeOutcome appends the outcome's record to b.
-func EncodeOutcome(b []byte, o *relay.Outcome) ([]byte, error) {
+// AppendOutcome adds an outcome to a record of outcomes, which an empty b begins.
+func AppendOutcome(b []byte, o *relay.Outcome) ([]byte, error) {
+	r := encodeOutcome(o)
+	b = protowire.AppendTag(b, outcomesField, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(proto.Size(r)))
+	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b, r)
+}
+
+// outcomesField is the number of OutcomesRecord's field.
+const outcomesField = 1
+
+func encodeOutcome(o *relay.Outcome) *pb.OutcomeRecord {
 	r := &pb.OutcomeRecord{
 		Version:    Version,
 		DeliveryId: o.DeliveryID, Tenant: o.Tenant, EndpointId: o.EndpointID,
@@ -58,16 +69,32 @@ func EncodeOutcome(b []byte, o *relay.Outcome) ([]byte, error) {
 	if o.Attempt != nil {
 		r.Attempt = encodeAttempt(o.Attempt)
 	}
-	return proto.MarshalOptions{}.MarshalAppend(b, r)
+	return r
 }
 
-// DecodeOutcome reads an outcome's record.
-func DecodeOutcome(b []byte) (*relay.Outcome, error) {
-	var r pb.OutcomeRecord
-	if err := decode(b, &r); err != nil {
-		return nil, fmt.Errorf("outcome: %w", err)
+// DecodeOutcomes reads a record of outcomes: at least one, in the order in which they were added.
+func DecodeOutcomes(b []byte) ([]relay.Outcome, error) {
+	var r pb.OutcomesRecord
+	if err := proto.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("outcomes: %w: %w", ErrRecord, err)
 	}
-	o := &relay.Outcome{
+	if len(r.Outcomes) == 0 {
+		return nil, fmt.Errorf("outcomes: %w: none", ErrRecord)
+	}
+	out := make([]relay.Outcome, len(r.Outcomes))
+	for i, one := range r.Outcomes {
+		if err := decodeOutcome(&out[i], one); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func decodeOutcome(o *relay.Outcome, r *pb.OutcomeRecord) error {
+	if err := known(r); err != nil {
+		return fmt.Errorf("outcome: %w", err)
+	}
+	*o = relay.Outcome{
 		DeliveryID: r.DeliveryId, Tenant: r.Tenant, EndpointID: r.EndpointId,
 		EventID: r.EventId, EventType: r.EventType, EventTime: at(r.EventTime), AcceptTime: at(r.AcceptTime),
 		Seq: r.Seq, Partition: int(r.Partition),
@@ -76,14 +103,14 @@ func DecodeOutcome(b []byte) (*relay.Outcome, error) {
 	}
 	if p := r.Progress; p != nil {
 		if len(p.Digest) != len(o.Progress.Digest) {
-			return nil, fmt.Errorf("outcome: %w: digest of %d bytes", ErrRecord, len(p.Digest))
+			return fmt.Errorf("outcome: %w: digest of %d bytes", ErrRecord, len(p.Digest))
 		}
 		o.Progress = relay.Progress{Digest: [32]byte(p.Digest), Next: int(p.Next), Total: int(p.Total)}
 	}
 	if r.Attempt != nil {
 		o.Attempt = decodeAttempt(r.Attempt)
 	}
-	return o, nil
+	return nil
 }
 
 func encodeAttempt(a *relay.Attempt) *pb.AttemptRecord {
@@ -124,6 +151,11 @@ func decode(b []byte, r versioned) error {
 	if err := proto.Unmarshal(b, r); err != nil {
 		return fmt.Errorf("%w: %w", ErrRecord, err)
 	}
+	return known(r)
+}
+
+// known refuses a record of a version that is newer than this program.
+func known(r versioned) error {
 	if v := r.GetVersion(); v == 0 || v > Version {
 		return fmt.Errorf("%w: version %d, known up to %d", ErrRecord, v, Version)
 	}

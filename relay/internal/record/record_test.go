@@ -63,16 +63,22 @@ func TestOutcomeReadsBackAsItWas(t *testing.T) {
 		if next := rapid.IntRange(0, 100).Draw(t, "next"); next > 0 {
 			want.Progress = relay.Progress{Digest: [32]byte{1, byte(next)}, Next: next, Total: 200}
 		}
-		b, err := record.EncodeOutcome(nil, want)
-		if err != nil {
-			t.Fatal(err)
+		n := rapid.IntRange(1, 3).Draw(t, "n")
+		var b []byte
+		for range n {
+			var err error
+			if b, err = record.AppendOutcome(b, want); err != nil {
+				t.Fatal(err)
+			}
 		}
-		got, err := record.DecodeOutcome(b)
-		if err != nil {
-			t.Fatal(err)
+		got, err := record.DecodeOutcomes(b)
+		if err != nil || len(got) != n {
+			t.Fatalf("%d outcomes, not %d: %v", len(got), n, err)
 		}
-		if !reflect.DeepEqual(got, want) {
-			t.Fatalf("got  %+v\nwant %+v", got, want)
+		for i := range got {
+			if !reflect.DeepEqual(&got[i], want) {
+				t.Fatalf("got  %+v\nwant %+v", got[i], want)
+			}
 		}
 	})
 }
@@ -102,10 +108,10 @@ func TestEventReadsBackAsItWas(t *testing.T) {
 func TestAForeignVersionIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, b := range map[string][]byte{
-		"none": {}, "newer": {0x08, record.Version + 1}, "garbage": {0xff, 0xff, 0xff},
+		"none": {}, "newer": {0x08, record.Version + 1}, "newer outcome": {0x0a, 0x02, 0x08, record.Version + 1}, "garbage": {0xff, 0xff, 0xff},
 	} {
-		if _, err := record.DecodeOutcome(b); !errors.Is(err, record.ErrRecord) {
-			t.Errorf("%s: DecodeOutcome: %v", name, err)
+		if _, err := record.DecodeOutcomes(b); !errors.Is(err, record.ErrRecord) {
+			t.Errorf("%s: DecodeOutcomes: %v", name, err)
 		}
 		if _, err := record.DecodeEvent(b, 1, time.Now()); !errors.Is(err, record.ErrRecord) {
 			t.Errorf("%s: DecodeEvent: %v", name, err)
