@@ -41,6 +41,7 @@ var ours = []struct{ name, imports string }{
 	// What stands on the journal: accounts, the audit log, the registry, the view's feed.
 	{"relay/internal/access", "proto/sealpost/v1 relay relay/internal/journal relay/internal/keys"},
 	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access"},
+	{"relay/internal/operation", "proto/sealpost/v1 relay/internal/journal"},
 	{"relay/internal/registry", "proto/sealpost/v1 relay relay/internal/filter relay/internal/journal relay/internal/keys relay/internal/redact signer"},
 	{"relay/internal/ledger", "relay relay/internal/journal relay/internal/record"},
 	// The path of an event: routed, carried, and the partition's owner that has both done.
@@ -92,7 +93,7 @@ var theirs = map[string]string{
 	"github.com/grpc-ecosystem/grpc-gateway": "proto/sealpost/v1 relay/internal/api",
 	"google.golang.org/genproto/":            "relay/client relay/internal/api cmd/sealpost",
 	"google.golang.org/grpc":                 "proto/sealpost/v1 relay/app relay/client relay/internal/api cmd/sealpost cmd/sealpost/demo test/rig",
-	"google.golang.org/protobuf/":            "proto/sealpost/v1 relay/client relay/internal/access relay/internal/api relay/internal/audit relay/internal/record relay/internal/registry cmd/sealpost cmd/sealpost/demo",
+	"google.golang.org/protobuf/":            "proto/sealpost/v1 relay/client relay/internal/access relay/internal/api relay/internal/audit relay/internal/operation relay/internal/record relay/internal/registry cmd/sealpost cmd/sealpost/demo",
 	"pgregory.net/rapid":                     "store/storetest",
 	"golang.org/x/":                          "*",
 }

@@ -1546,8 +1546,11 @@ type OperationRecord struct {
 	// What the kind of operation was asked for, in its own form.
 	Request []byte `protobuf:"bytes,18,opt,name=request,proto3" json:"request,omitempty"`
 	// Where it goes on, in its own form.
-	Cursor        []byte `protobuf:"bytes,19,opt,name=cursor,proto3" json:"cursor,omitempty"`
-	Cancel        bool   `protobuf:"varint,20,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	Cursor []byte `protobuf:"bytes,19,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// A caller asked for its end.
+	Cancel bool `protobuf:"varint,20,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	// How many times it was taken up: who took it up before the last time runs it no more.
+	Turn          uint64 `protobuf:"varint,21,opt,name=turn,proto3" json:"turn,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1720,6 +1723,13 @@ func (x *OperationRecord) GetCancel() bool {
 		return x.Cancel
 	}
 	return false
+}
+
+func (x *OperationRecord) GetTurn() uint64 {
+	if x != nil {
+		return x.Turn
+	}
+	return 0
 }
 
 // A value of the ERASURES bucket: no event of this subject that was accepted until then leaves any more.
@@ -1997,7 +2007,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\aREFUSED\x10\x02\x12\b\n" +
 	"\x04DONE\x10\x03\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x04\"\x96\x04\n" +
+	"\x06FAILED\x10\x04\"\xaa\x04\n" +
 	"\x0fOperationRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -2022,7 +2032,8 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\x0erequest_digest\x18\x11 \x01(\fR\rrequestDigest\x12\x18\n" +
 	"\arequest\x18\x12 \x01(\fR\arequest\x12\x16\n" +
 	"\x06cursor\x18\x13 \x01(\fR\x06cursor\x12\x16\n" +
-	"\x06cancel\x18\x14 \x01(\bR\x06cancel\"\xb1\x01\n" +
+	"\x06cancel\x18\x14 \x01(\bR\x06cancel\x12\x12\n" +
+	"\x04turn\x18\x15 \x01(\x04R\x04turn\"\xb1\x01\n" +
 	"\rErasureRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12%\n" +
