@@ -35,7 +35,7 @@ type Entry struct {
 	ID string
 	// Digest of the content, by whatever the caller calls the same.
 	Digest [32]byte
-	// Payload is kept by the journal until the answer and must not change until then.
+	// Payload is the journal's from here on, and its readers', and must not change any more.
 	Payload []byte
 }
 
@@ -326,7 +326,7 @@ func (e *Events) next() (*group, bool) {
 // publish writes the group to the connection. What it could not hand over stays
 // unacknowledged.
 func (e *Events) publish(g *group, buf *[]byte) error {
-	now := e.j.opt.Clock().UTC()
+	now := e.j.opt.Clock().UTC().Round(0) // as it is read back
 	for i, p := range g.items {
 		if p.time.IsZero() {
 			p.time = now
@@ -406,6 +406,7 @@ func (e *Events) sync() {
 		err := e.disk.sync()
 		if err == nil {
 			top := highest(gs)
+			e.remember(gs)
 			e.advance(top)
 			e.accepted.Store(max(e.accepted.Load(), top)) // only here
 		}
@@ -414,6 +415,20 @@ func (e *Events) sync() {
 		}
 	}
 	e.late.Wait()
+}
+
+// remember gives what was kept to the log's tail, before readers are told of it.
+func (e *Events) remember(gs []*group) {
+	if e.tail == nil {
+		return
+	}
+	for _, g := range gs {
+		for _, p := range g.items {
+			if p.ack.err == nil && !p.ack.duplicate {
+				e.tail.add(0, Message{Seq: p.ack.seq, Time: p.time, Payload: p.entry.Payload})
+			}
+		}
+	}
 }
 
 func highest(gs []*group) (seq uint64) {

@@ -251,6 +251,7 @@ func (j *Journal) openStreams(ctx context.Context) (err error) {
 			return err
 		}
 		l.framed = true
+		j.follow(l, eventsTail)
 		e, err := newEvents(j, l)
 		if err != nil {
 			return err
@@ -259,6 +260,7 @@ func (j *Journal) openStreams(ctx context.Context) (err error) {
 		if l, err = j.openLog(ctx, "OUTCOMES_"+n, "outcomes."+n, j.opt.OutcomesMaxBytes, idWindow); err != nil {
 			return err
 		}
+		j.follow(l, outcomesTail)
 		j.outcomes = append(j.outcomes, &Outcomes{Log: l})
 		if l, err = j.openLog(ctx, "CHECKPOINTS_"+n, "checkpoints."+n, checkpointsMaxBytes, idWindow); err != nil {
 			return err
@@ -271,6 +273,20 @@ func (j *Journal) openStreams(ctx context.Context) (err error) {
 	}
 	j.audit = &Audit{Log: l}
 	return nil
+}
+
+// eventsTail and outcomesTail bound, over all partitions, what is kept in memory for those who read right behind the
+// writers: a second or so at full speed.
+const (
+	eventsTail   = 48 << 20
+	outcomesTail = 16 << 20
+)
+
+// follow has the records that this process writes to a log read from memory.
+func (j *Journal) follow(l *Log, bound int64) {
+	if j.srv != nil {
+		l.tail = newTail(l.synced+1, bound/int64(j.opt.Partitions))
+	}
 }
 
 // Events is the log of accepted events of partition p.

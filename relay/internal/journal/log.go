@@ -34,7 +34,7 @@ const (
 	checkpointsMaxBytes = 2 << 30 // a former, a new and a half-written one
 )
 
-// Message is one record of a log. Its Payload is the reader's to keep.
+// Message is one record of a log. Its Payload is the reader's to keep, and nobody's to change.
 type Message struct {
 	Seq     uint64
 	Time    time.Time // when it was accepted (EVENTS) or stored
@@ -52,6 +52,7 @@ type Log struct {
 	framed   bool // each record carries its digest and time (see frame)
 	stream   jetstream.Stream
 	disk     *disk // nil when external
+	tail     *tail // nil when external, and where readers do not follow the writer
 
 	mu     sync.Mutex
 	synced uint64        // highest durable sequence; only where disk != nil
@@ -156,9 +157,14 @@ func (l *Log) Synced(ctx context.Context) (uint64, error) {
 		s, err := l.State(ctx)
 		return s.Last, err
 	}
+	return l.reached(), nil
+}
+
+// reached is the highest durable sequence; only where disk != nil.
+func (l *Log) reached() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.synced, nil
+	return l.synced
 }
 
 // advance tells the readers that everything up to seq is durable.
@@ -202,13 +208,8 @@ func (l *Log) durable(ctx context.Context, seq uint64) error {
 // Get reads one record, in about 30 us. It returns ErrNotFound for one that was
 // trimmed or erased, or is not there yet.
 func (l *Log) Get(ctx context.Context, seq uint64) (Message, error) {
-	if l.disk != nil {
-		l.mu.Lock()
-		ok := seq <= l.synced
-		l.mu.Unlock()
-		if !ok {
-			return Message{}, ErrNotFound
-		}
+	if l.disk != nil && seq > l.reached() {
+		return Message{}, ErrNotFound
 	}
 	m, _, err := l.get(ctx, seq)
 	return m, err
@@ -278,7 +279,13 @@ func (l *Log) Read(ctx context.Context, from uint64, fn func(Message) error) err
 	}()
 	next := max(from, 1)
 	for {
+		if err := l.readTail(ctx, &next, fn); err != nil {
+			return err
+		}
 		again, err := l.readOn(ctx, &next, fn)
+		if again && err == nil {
+			continue
+		}
 		if !again {
 			return err
 		}
@@ -305,7 +312,34 @@ const (
 	reconnectLooks = 300
 )
 
-// readOn is Read over one connection, from next on; again tells that it broke.
+// tailRecords is how many records are taken from the tail at once.
+const tailRecords = 64
+
+// readTail is Read from memory, for as long as next is there.
+func (l *Log) readTail(ctx context.Context, next *uint64, fn func(Message) error) error {
+	var taken [tailRecords]Message
+	for l.tail.covers(*next) {
+		if err := l.durable(ctx, *next); ctx.Err() != nil {
+			return context.Cause(ctx)
+		} else if err != nil {
+			return err
+		}
+		records := l.tail.from(*next, l.reached(), taken[:0])
+		if len(records) == 0 {
+			return nil
+		}
+		for _, m := range records {
+			if err := fn(m); err != nil {
+				return err
+			}
+			*next = m.Seq + 1
+		}
+	}
+	return nil
+}
+
+// readOn is Read over one connection, from next on, until the tail has next; again tells that it does (without
+// an error) or that the connection broke.
 func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) (again bool, err error) {
 	broken := l.j.broken()
 	reading, stop := context.WithCancel(ctx)
@@ -361,6 +395,9 @@ func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) 
 		*next = seq + 1
 		if err := fn(msg); err != nil {
 			return false, err
+		}
+		if l.tail.covers(*next) {
+			return true, nil
 		}
 	}
 }
@@ -421,6 +458,10 @@ func (l *Log) Sweep(ctx context.Context, seqs []uint64, fn func(Message) error) 
 			return errOrder
 		}
 	}
+	var newest []Message
+	if l.tail != nil {
+		seqs, newest = l.tail.pick(seqs, l.reached())
+	}
 	for len(seqs) > 0 {
 		n, read := 1, l.sparse
 		if run := denseLen(seqs); run >= denseRun {
@@ -434,6 +475,11 @@ func (l *Log) Sweep(ctx context.Context, seqs []uint64, fn func(Message) error) 
 			return err
 		}
 		seqs = seqs[n:]
+	}
+	for _, m := range newest {
+		if err := fn(m); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -613,6 +659,7 @@ func (l *Log) Trim(ctx context.Context, upTo uint64) error {
 		if err := l.purge(ctx, keep); err != nil {
 			return err
 		}
+		l.tail.erase(keep - 1)
 	}
 	return l.disk.folder()
 }
@@ -654,6 +701,7 @@ func (l *Log) SecureDelete(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return unavailable(err)
 	}
+	l.tail.erase(seq)
 	if !bytes.Contains(m.Data, []byte(`"success":true`)) {
 		if err := refusal(m.Data); !errors.Is(err, ErrNotFound) {
 			return err

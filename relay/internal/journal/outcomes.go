@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -32,6 +33,7 @@ type Outcomes struct{ *Log }
 type Appender struct {
 	l    *Log
 	name string // of this writer, unique
+	life int    // of this writer in the log's tail
 
 	turn sync.Mutex // held while writing: records leave in order; guards w, id and prev
 	w    *writer
@@ -54,7 +56,7 @@ func (l *Log) appender(ctx context.Context) (*Appender, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Appender{l: l, name: rand.Text(), next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
+	a := &Appender{l: l, name: rand.Text(), life: l.tail.restart(st.Last + 1), next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
 	if a.w, err = newWriter(l.j.out, l.subject, appendWindow, a.onAck); err != nil {
 		return nil, err
 	}
@@ -113,7 +115,13 @@ func (a *Appender) send(seq uint64, record []byte) error {
 		}
 		a.prev[0] = last
 	}
-	return a.w.publish(int(seq%appendWindow), record)
+	if err := a.w.publish(int(seq%appendWindow), record); err != nil {
+		return err
+	}
+	if a.l.tail != nil {
+		a.l.tail.add(a.life, Message{Seq: seq, Time: time.Now().UTC(), Payload: bytes.Clone(record)})
+	}
+	return nil
 }
 
 // Sync returns when all that was appended before it was called is durable, with
