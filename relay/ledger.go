@@ -48,7 +48,8 @@ type Ledger interface {
 	Close() error
 }
 
-// SequencedOutcome is an outcome with its place in its partition's OUTCOMES.
+// SequencedOutcome is an outcome with its place in its partition's OUTCOMES. Outcomes of one record of the log share a
+// sequence; Apply is given all of them, in their order, or none.
 type SequencedOutcome struct {
 	Sequence uint64
 	Outcome

@@ -25,7 +25,7 @@ func fold(partition int, position, upTo uint64, outcomes []relay.SequencedOutcom
 	before := uint64(0)
 	for i := range outcomes {
 		o := &outcomes[i]
-		if o.Sequence <= before || o.Sequence > upTo {
+		if o.Sequence < max(before, 1) || o.Sequence > upTo {
 			return nil, fmt.Errorf("outcome %d: sequence %d is out of order", i, o.Sequence)
 		}
 		before = o.Sequence

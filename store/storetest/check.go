@@ -1,9 +1,11 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"pgregory.net/rapid"
@@ -101,15 +103,23 @@ func (m *machine) apply(t *rapid.T) {
 	for range rapid.IntRange(0, 12).Draw(t, "outcomes") {
 		partition, o := m.draw(t)
 		m.journals[partition].add(o)
+		if rapid.Bool().Draw(t, "one record") {
+			m.journals[partition].join()
+		}
 	}
 	for _, j := range m.journals {
-		at := int(m.model.positions[j.partition])
+		at, _ := slices.BinarySearchFunc(j.log, m.model.positions[j.partition]+1, func(o relay.SequencedOutcome, seq uint64) int {
+			return cmp.Compare(o.Sequence, seq)
+		})
 		from := at - rapid.IntRange(0, at).Draw(t, "again")
 		to := len(j.log) - rapid.IntRange(0, len(j.log)-from).Draw(t, "kept back")
-		if err := m.ledger.Apply(context.Background(), j.partition, uint64(to), j.log[from:to]); err != nil {
+		for 0 < to && to < len(j.log) && j.log[to].Sequence == j.upTo(to) {
+			to++
+		}
+		if err := m.ledger.Apply(context.Background(), j.partition, j.upTo(to), j.log[from:to]); err != nil {
 			t.Fatalf("apply: %v", err)
 		}
-		m.model.apply(j.partition, uint64(to), j.log[from:to])
+		m.model.apply(j.partition, j.upTo(to), j.log[from:to])
 		if got, want := position(t, m.ledger, j.partition), m.model.positions[j.partition]; got != want {
 			t.Fatalf("position %d, want %d", got, want)
 		}

@@ -100,11 +100,26 @@ type journal struct {
 
 func (j *journal) add(o relay.Outcome) *journal {
 	o.Partition = j.partition
-	j.log = append(j.log, relay.SequencedOutcome{Sequence: uint64(len(j.log)) + 1, Outcome: o})
+	j.log = append(j.log, relay.SequencedOutcome{Sequence: j.end() + 1, Outcome: o})
 	return j
 }
 
-func (j *journal) end() uint64 { return uint64(len(j.log)) }
+// join makes the last outcome part of the record before it.
+func (j *journal) join() {
+	if n := len(j.log); n > 1 {
+		j.log[n-1].Sequence = j.log[n-2].Sequence
+	}
+}
+
+func (j *journal) end() uint64 { return j.upTo(len(j.log)) }
+
+// upTo is the sequence of the last of the first n outcomes.
+func (j *journal) upTo(n int) uint64 {
+	if n == 0 {
+		return 0
+	}
+	return j.log[n-1].Sequence
+}
 
 // tb is what *testing.T and *rapid.T share.
 type tb interface {

@@ -118,7 +118,9 @@ func TestReadersBesideTheTail(t *testing.T) {
 	if err := log.Range(t.Context(), 1, n, func(m Message) error { served = append(served, m); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	same := func(x, y Message) bool { return x.Seq == y.Seq && x.Time.Equal(y.Time) && string(x.Payload) == string(y.Payload) }
+	same := func(x, y Message) bool {
+		return x.Seq == y.Seq && x.Time.Equal(y.Time) && string(x.Payload) == string(y.Payload)
+	}
 	if len(served) != n || !slices.EqualFunc(a.all, served, same) || !slices.EqualFunc(b.all, served, same) {
 		t.Fatalf("read %d and %d, the server has %d, or they differ", len(a.all), len(b.all), len(served))
 	}
