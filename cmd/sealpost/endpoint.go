@@ -42,7 +42,7 @@ func newEndpoint(conn *connection) *cobra.Command {
 			nil, func(c sealpostv1.EndpointServiceClient, cmd *cobra.Command, id, tenant string) (proto.Message, error) {
 				return c.ResumeEndpoint(cmd.Context(), &sealpostv1.ResumeEndpointRequest{Id: id, Tenant: tenant})
 			}),
-		newEndpointTest(conn),
+		newEndpointTest(conn), newEndpointHealth(conn),
 		endpointAct(conn, "delete", "End an endpoint; what it was still to get is cancelled",
 			[]string{"etag"}, func(c sealpostv1.EndpointServiceClient, cmd *cobra.Command, id, tenant string) (proto.Message, error) {
 				return c.DeleteEndpoint(cmd.Context(), &sealpostv1.DeleteEndpointRequest{Id: id, Tenant: tenant, Etag: flagText(cmd, "etag")})

@@ -32,6 +32,14 @@ func (o owners) Cancel(ctx context.Context, ref control.DeliveryRef) error {
 	return refusal(owned(ctx, func() error { return o.Owners.Cancel(ctx, ref.Partition, delivery(ref)) }), "cancel")
 }
 
+func (o owners) Health(ctx context.Context, tenant, endpointID string) (h relay.EndpointHealth, err error) {
+	err = owned(ctx, func() (err error) {
+		h, err = o.Owners.Health(ctx, tenant, endpointID)
+		return err
+	})
+	return h, refusal(err, "")
+}
+
 // A partition is without its owner for the moment in which a process starts, or takes it over from another.
 const (
 	ownerWithin = 10 * time.Second

@@ -38,6 +38,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/lane", "relay/internal/breaker"},
 	{"relay/internal/owner", "relay"},
 	{"relay/internal/record", "proto/sealpost/v1 relay"},
+	{"relay/internal/tally", "relay"},
 	// What stands on the journal: accounts, the audit log, the registry, the view's feed.
 	{"relay/internal/access", "proto/sealpost/v1 relay relay/internal/journal relay/internal/keys"},
 	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access"},
@@ -48,7 +49,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/route", "relay relay/internal/filter relay/internal/registry"},
 	{"relay/internal/courier", "relay relay/chunk relay/internal/egress relay/internal/pki relay/internal/retry signer"},
 	{"relay/internal/partition", "relay relay/internal/breaker relay/internal/courier relay/internal/journal relay/internal/lane relay/internal/owner " +
-		"relay/internal/record relay/internal/registry relay/internal/retry relay/internal/route"},
+		"relay/internal/record relay/internal/registry relay/internal/retry relay/internal/route relay/internal/tally"},
 	// The one door, and its faces.
 	{"relay/internal/control", "relay relay/internal/access relay/internal/audit relay/internal/egress relay/internal/filter relay/internal/journal " +
 		"relay/internal/pki relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},

@@ -1811,7 +1811,8 @@ type EndpointHealth struct {
 	Tenant     string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	State      Endpoint_State         `protobuf:"varint,3,opt,name=state,proto3,enum=sealpost.v1.Endpoint_State" json:"state,omitempty"`
 	Breaker    EndpointHealth_Breaker `protobuf:"varint,4,opt,name=breaker,proto3,enum=sealpost.v1.EndpointHealth_Breaker" json:"breaker,omitempty"`
-	// Deliveries that are not settled, by state.
+	// Deliveries that are not settled, by what they wait for: PENDING are in the endpoint's lane or in flight, RETRYING wait for a
+	// time, PARKED for the endpoint, HELD for a caller.
 	Open map[string]int64 `protobuf:"bytes,5,rep,name=open,proto3" json:"open,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// The oldest of them was accepted then.
 	OldestOpenTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=oldest_open_time,json=oldestOpenTime,proto3" json:"oldest_open_time,omitempty"`
@@ -1819,8 +1820,11 @@ type EndpointHealth struct {
 	LastFailureTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_failure_time,json=lastFailureTime,proto3" json:"last_failure_time,omitempty"`
 	LastFailureReason string                 `protobuf:"bytes,9,opt,name=last_failure_reason,json=lastFailureReason,proto3" json:"last_failure_reason,omitempty"`
 	InFlight          int32                  `protobuf:"varint,10,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
-	// The last 5 minutes, hour and day.
-	Spans         []*EndpointHealth_Span `protobuf:"bytes,11,rep,name=spans,proto3" json:"spans,omitempty"`
+	// The last 5 minutes, hour and day, each as much as one part of it longer: a minute, ten minutes, two hours. The relay that
+	// sends to the endpoint counts them in its memory: they begin anew with it, whatever view is used.
+	Spans []*EndpointHealth_Span `protobuf:"bytes,11,rep,name=spans,proto3" json:"spans,omitempty"`
+	// When that counting began; absent where nothing was sent since the relay was started.
+	SinceTime     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1932,6 +1936,13 @@ func (x *EndpointHealth) GetSpans() []*EndpointHealth_Span {
 	return nil
 }
 
+func (x *EndpointHealth) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
+}
+
 // What came of one span of time.
 type EndpointHealth_Span struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1942,7 +1953,7 @@ type EndpointHealth_Span struct {
 	Accepted  int64 `protobuf:"varint,3,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	Delivered int64 `protobuf:"varint,4,opt,name=delivered,proto3" json:"delivered,omitempty"`
 	Dead      int64 `protobuf:"varint,5,opt,name=dead,proto3" json:"dead,omitempty"`
-	// Of an attempt, from its start to the end of the response.
+	// Of an attempt, from its start to the end of the response; right to within a factor of two.
 	P50 *durationpb.Duration `protobuf:"bytes,6,opt,name=p50,proto3" json:"p50,omitempty"`
 	P99 *durationpb.Duration `protobuf:"bytes,7,opt,name=p99,proto3" json:"p99,omitempty"`
 	// Attempts by reason, such as SERVER_ERROR, without those that were accepted.
@@ -2194,7 +2205,7 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\aattempt\x18\x01 \x01(\v2\x14.sealpost.v1.AttemptR\aattempt\"B\n" +
 	"\x18GetEndpointHealthRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\xdc\b\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x97\t\n" +
 	"\x0eEndpointHealth\x12\x1f\n" +
 	"\vendpoint_id\x18\x01 \x01(\tR\n" +
 	"endpointId\x12\x16\n" +
@@ -2208,7 +2219,9 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x13last_failure_reason\x18\t \x01(\tR\x11lastFailureReason\x12\x1b\n" +
 	"\tin_flight\x18\n" +
 	" \x01(\x05R\binFlight\x126\n" +
-	"\x05spans\x18\v \x03(\v2 .sealpost.v1.EndpointHealth.SpanR\x05spans\x1a\x86\x03\n" +
+	"\x05spans\x18\v \x03(\v2 .sealpost.v1.EndpointHealth.SpanR\x05spans\x129\n" +
+	"\n" +
+	"since_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x1a\x86\x03\n" +
 	"\x04Span\x121\n" +
 	"\x06length\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06length\x12\x1a\n" +
 	"\battempts\x18\x02 \x01(\x03R\battempts\x12\x1a\n" +
@@ -2326,37 +2339,38 @@ var file_sealpost_v1_endpoint_proto_depIdxs = []int32{
 	31, // 28: sealpost.v1.EndpointHealth.last_delivery_time:type_name -> google.protobuf.Timestamp
 	31, // 29: sealpost.v1.EndpointHealth.last_failure_time:type_name -> google.protobuf.Timestamp
 	27, // 30: sealpost.v1.EndpointHealth.spans:type_name -> sealpost.v1.EndpointHealth.Span
-	30, // 31: sealpost.v1.EndpointHealth.Span.length:type_name -> google.protobuf.Duration
-	30, // 32: sealpost.v1.EndpointHealth.Span.p50:type_name -> google.protobuf.Duration
-	30, // 33: sealpost.v1.EndpointHealth.Span.p99:type_name -> google.protobuf.Duration
-	29, // 34: sealpost.v1.EndpointHealth.Span.failures:type_name -> sealpost.v1.EndpointHealth.Span.FailuresEntry
-	12, // 35: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
-	14, // 36: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
-	15, // 37: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
-	17, // 38: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
-	18, // 39: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
-	19, // 40: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
-	20, // 41: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
-	21, // 42: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
-	22, // 43: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
-	23, // 44: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
-	25, // 45: sealpost.v1.EndpointService.GetEndpointHealth:input_type -> sealpost.v1.GetEndpointHealthRequest
-	13, // 46: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
-	4,  // 47: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
-	16, // 48: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
-	4,  // 49: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
-	34, // 50: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
-	4,  // 51: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
-	4,  // 52: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
-	4,  // 53: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
-	4,  // 54: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
-	24, // 55: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
-	26, // 56: sealpost.v1.EndpointService.GetEndpointHealth:output_type -> sealpost.v1.EndpointHealth
-	46, // [46:57] is the sub-list for method output_type
-	35, // [35:46] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	31, // 31: sealpost.v1.EndpointHealth.since_time:type_name -> google.protobuf.Timestamp
+	30, // 32: sealpost.v1.EndpointHealth.Span.length:type_name -> google.protobuf.Duration
+	30, // 33: sealpost.v1.EndpointHealth.Span.p50:type_name -> google.protobuf.Duration
+	30, // 34: sealpost.v1.EndpointHealth.Span.p99:type_name -> google.protobuf.Duration
+	29, // 35: sealpost.v1.EndpointHealth.Span.failures:type_name -> sealpost.v1.EndpointHealth.Span.FailuresEntry
+	12, // 36: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
+	14, // 37: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
+	15, // 38: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
+	17, // 39: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
+	18, // 40: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
+	19, // 41: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
+	20, // 42: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
+	21, // 43: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
+	22, // 44: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
+	23, // 45: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
+	25, // 46: sealpost.v1.EndpointService.GetEndpointHealth:input_type -> sealpost.v1.GetEndpointHealthRequest
+	13, // 47: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
+	4,  // 48: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
+	16, // 49: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
+	4,  // 50: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
+	34, // 51: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
+	4,  // 52: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
+	4,  // 53: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
+	4,  // 54: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
+	4,  // 55: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
+	24, // 56: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
+	26, // 57: sealpost.v1.EndpointService.GetEndpointHealth:output_type -> sealpost.v1.EndpointHealth
+	47, // [47:58] is the sub-list for method output_type
+	36, // [36:47] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_endpoint_proto_init() }

@@ -207,6 +207,20 @@ func (d *door) TestEndpoint(_ context.Context, who access.Caller, ref control.Re
 	_, err := d.endpoint(who, "test", ref)
 	return someAttempt(), relay.Verdict{}, err
 }
+func (d *door) EndpointHealth(_ context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, relay.EndpointHealth, error) {
+	e, err := d.endpoint(who, "health", ref)
+	return e, someHealth(), err
+}
+
+func someHealth() relay.EndpointHealth {
+	at := time.Unix(1700000000, 0)
+	return relay.EndpointHealth{
+		Breaker: relay.BreakerProbing, Open: map[relay.DeliveryState]int{relay.Parked: 7}, InFlight: 2, OldestOpen: at, LastFailure: at,
+		LastFailureReason: relay.ReasonTimeout, Since: at,
+		Spans: []relay.Span{{Length: 5 * time.Minute, Attempts: 9, Accepted: 8, Delivered: 8, P50: 3 * time.Millisecond, P99: time.Second,
+			Failures: map[relay.Reason]int64{relay.ReasonTimeout: 1}}, {Length: time.Hour}},
+	}
+}
 
 func someAttempt() relay.Attempt {
 	return relay.Attempt{

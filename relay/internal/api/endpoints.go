@@ -29,6 +29,7 @@ type Endpoints interface {
 	PauseEndpoint(ctx context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error)
 	ResumeEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error)
 	TestEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (relay.Attempt, relay.Verdict, error)
+	EndpointHealth(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, relay.EndpointHealth, error)
 }
 
 type endpointService struct {

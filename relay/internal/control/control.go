@@ -49,6 +49,8 @@ type Owners interface {
 	Retry(ctx context.Context, ref DeliveryRef) error
 	// Cancel ends a delivery that is not settled, and returns when that is recorded and nothing of it is in flight.
 	Cancel(ctx context.Context, ref DeliveryRef) error
+	// Health is how an endpoint does now.
+	Health(ctx context.Context, tenant, endpointID string) (relay.EndpointHealth, error)
 }
 
 // Tester sends one signed synthetic event to an endpoint, now. A failed attempt is no error.

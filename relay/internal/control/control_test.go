@@ -85,6 +85,10 @@ func (o *owners) note(call string, ref DeliveryRef) error {
 func (o *owners) Retry(_ context.Context, ref DeliveryRef) error  { return o.note("retry", ref) }
 func (o *owners) Cancel(_ context.Context, ref DeliveryRef) error { return o.note("cancel", ref) }
 
+func (o *owners) Health(_ context.Context, tenant, id string) (relay.EndpointHealth, error) {
+	return relay.EndpointHealth{InFlight: 3}, o.note("health", DeliveryRef{DeliveryID: tenant, EndpointID: id})
+}
+
 // view plays the ledger with a list.
 type view struct {
 	relay.Ledger // nil: what is not asked for panics
@@ -339,6 +343,7 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 		{"PauseEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, err := w.PauseEndpoint(ctx, c, ref, ""); return err }},
 		{"ResumeEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, err := w.ResumeEndpoint(ctx, c, ref); return err }},
 		{"TestEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, _, err := w.TestEndpoint(ctx, c, ref); return err }},
+		{"EndpointHealth", access.EndpointsRead, nil, func(c access.Caller) error { _, _, err := w.EndpointHealth(ctx, c, ref); return err }},
 		{"SuspendEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.SuspendEndpoint(ctx, c, ref, "x"); return err }},
 		{"ApproveEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.ApproveEndpoint(ctx, c, ref); return err }},
 		{"RejectEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.RejectEndpoint(ctx, c, ref, ""); return err }},

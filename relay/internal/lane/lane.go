@@ -422,6 +422,22 @@ func (l *Lanes[T]) BreakerOpen(id string) (open bool, probe time.Time) {
 	return true, n.breaker.NextProbe()
 }
 
+// Breaker is the state of an endpoint's breaker; closed for one that is not known.
+func (l *Lanes[T]) Breaker(id string) breaker.State {
+	if n := l.lanes[id]; n != nil {
+		return n.breaker.State()
+	}
+	return breaker.Closed
+}
+
+// Queued counts what waits in an endpoint's lane.
+func (l *Lanes[T]) Queued(id string) int {
+	if n := l.lanes[id]; n != nil {
+		return n.queue.len()
+	}
+	return 0
+}
+
 // BreakersOpen counts the endpoints whose breakers let nothing but probes through.
 func (l *Lanes[T]) BreakersOpen() (n int) {
 	for _, one := range l.lanes {

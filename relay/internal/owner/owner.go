@@ -64,7 +64,7 @@ type State struct {
 
 type endpoint struct {
 	open  index
-	ready int // entries with status Ready
+	count [Busy + 1]int // entries by status
 }
 
 // New is the state of a partition whose logs begin after the given EVENTS sequence: 0 for new ones.
@@ -243,14 +243,32 @@ func (s *State) Open(endpointID string) (open, ready int) {
 	if ep == nil {
 		return 0, 0
 	}
-	return ep.open.len(), ep.ready
+	return ep.open.len(), ep.count[Ready]
+}
+
+// Count counts an endpoint's open deliveries of one status.
+func (s *State) Count(endpointID string, status Status) int {
+	if ep := s.endpoints[endpointID]; ep != nil {
+		return ep.count[status]
+	}
+	return 0
+}
+
+// Oldest is the lowest EVENTS sequence of an endpoint's open deliveries, and false where none is open.
+func (s *State) Oldest(endpointID string) (seq uint64, ok bool) {
+	ep := s.endpoints[endpointID]
+	if ep == nil {
+		return 0, false
+	}
+	first, ok := ep.open.first()
+	return first.seq, ok
 }
 
 // Waiting counts all open deliveries, and those of them that are Ready.
 func (s *State) Waiting() (open, ready int) {
 	for _, ep := range s.endpoints {
 		open += ep.open.len()
-		ready += ep.ready
+		ready += ep.count[Ready]
 	}
 	return open, ready
 }
@@ -279,7 +297,7 @@ func (s *State) Each(endpointID string, yield func(Entry) bool) {
 // EachReady calls yield with each endpoint that has Ready deliveries, in no order. The state must not be changed meanwhile.
 func (s *State) EachReady(yield func(endpointID string)) {
 	for id, ep := range s.endpoints {
-		if ep.ready > 0 {
+		if ep.count[Ready] > 0 {
 			yield(id)
 		}
 	}
@@ -309,7 +327,7 @@ func (s *State) find(k Key) (entry, bool) {
 	return ep.open.get(k.Seq)
 }
 
-// put inserts or replaces an entry and keeps the count of those that are Ready.
+// put inserts or replaces an entry and keeps the counts by status.
 func (s *State) put(k Key, e entry) {
 	ep := s.endpoints[k.Endpoint]
 	if ep == nil {
@@ -317,12 +335,10 @@ func (s *State) put(k Key, e entry) {
 		s.endpoints[k.Endpoint] = ep
 	}
 	old, replaced := ep.open.put(e)
-	if replaced && old.status() == Ready {
-		ep.ready--
+	if replaced {
+		ep.count[old.status()]--
 	}
-	if e.status() == Ready {
-		ep.ready++
-	}
+	ep.count[e.status()]++
 }
 
 // wait sets the time at which a Waiting delivery becomes Ready.
@@ -338,8 +354,8 @@ func (s *State) remove(k Key) {
 	if ep == nil {
 		return
 	}
-	if old, ok := ep.open.remove(k.Seq); ok && old.status() == Ready {
-		ep.ready--
+	if old, ok := ep.open.remove(k.Seq); ok {
+		ep.count[old.status()]--
 	}
 	if ep.open.len() == 0 {
 		delete(s.endpoints, k.Endpoint)

@@ -67,7 +67,7 @@ func (s *State) Sweep(wants []Want, limit int) []Entry {
 // collect appends what one endpoint can have from first to last, and takes it off its room.
 func (s *State) collect(into []Entry, w *Want, first, last uint64) []Entry {
 	ep := s.endpoints[w.Endpoint]
-	if ep == nil || ep.ready == 0 || w.Room <= 0 {
+	if ep == nil || ep.count[Ready] == 0 || w.Room <= 0 {
 		return into
 	}
 	ep.open.ascend(first, func(e *entry) bool {

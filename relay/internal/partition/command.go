@@ -78,17 +78,23 @@ func (o Owners) Cancel(ctx context.Context, partition int, ref Ref) error {
 }
 
 func (o Owners) ask(ctx context.Context, partition int, r request) error {
-	asked, err := json.Marshal(r)
+	answer, err := o.send(ctx, partition, r)
 	if err != nil {
 		return err
 	}
+	return decodeAnswer(string(answer))
+}
+
+func (o Owners) send(ctx context.Context, partition int, r request) ([]byte, error) {
+	asked, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
 	answer, err := o.Journal.Request(ctx, subject(partition), asked)
 	if errors.Is(err, journal.ErrNotFound) {
-		return ErrUnavailable
-	} else if err != nil {
-		return err
+		return nil, ErrUnavailable
 	}
-	return decodeAnswer(string(answer))
+	return answer, err
 }
 
 func subject(partition int) string { return fmt.Sprintf("owner.%d", partition) }
@@ -129,29 +135,34 @@ func (l *loop) serve(ctx context.Context) (stop func(), err error) {
 		if err := json.Unmarshal(asked, &r); err != nil {
 			return []byte("not a command")
 		}
+		if r.Kind == kindHealth {
+			return l.tellHealth(ctx, r.Ref.EndpointID)
+		}
 		return []byte(encodeAnswer(l.obey(ctx, r)))
 	})
 }
 
 func (l *loop) obey(ctx context.Context, r request) error {
-	done := make(chan error, 1)
-	answer := func(err error) { done <- err }
-	c := command{answer: answer}
 	switch r.Kind {
 	case kindSettle:
-		c.run = func(l *loop) {
+		return l.await(ctx, func(l *loop, answer reply) {
 			l.settling = append(l.settling, settlement{r.Revision, r.Tenant, l.o.Clock(), answer})
 			l.checkSettled(l.o.Clock())
-		}
+		})
 	case kindRetry:
-		c.run = func(l *loop) { l.retry(r.Ref, answer) }
+		return l.await(ctx, func(l *loop, answer reply) { l.retry(r.Ref, answer) })
 	case kindCancel:
-		c.run = func(l *loop) { l.cancel(r.Ref, answer) }
-	default:
-		return fmt.Errorf("unknown command %q", r.Kind)
+		return l.await(ctx, func(l *loop, answer reply) { l.cancel(r.Ref, answer) })
 	}
+	return fmt.Errorf("unknown command %q", r.Kind)
+}
+
+// await has the loop run a command and returns its answer.
+func (l *loop) await(ctx context.Context, run func(*loop, reply)) error {
+	done := make(chan error, 1)
+	answer := func(err error) { done <- err }
 	select {
-	case l.commandC <- c:
+	case l.commandC <- command{run: func(l *loop) { run(l, answer) }, answer: answer}:
 	case <-ctx.Done():
 		return ErrUnavailable
 	}

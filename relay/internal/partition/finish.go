@@ -16,6 +16,7 @@ func (l *loop) finish(r result) error {
 	if r.attempt != nil {
 		t.attempts = r.attempt.Number
 		l.metrics.attempt(r.attempt)
+		l.countAttempt(&r, now)
 	}
 	t.progress = r.progress
 	if !r.final {

@@ -13,6 +13,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/owner"
 	"github.com/sealpost/sealpost/relay/internal/registry"
+	"github.com/sealpost/sealpost/relay/internal/tally"
 )
 
 // tick is how often the loop looks at what only time changes.
@@ -37,6 +38,8 @@ type loop struct {
 	deferred   []deferral              // oldest first
 	configured map[string]uint64       // the revision that each endpoint's lane goes by
 	purging    map[string]struct{}     // deleted endpoints with open deliveries
+	tallies    map[string]*tally.Tally // by endpoint: what came of its attempts
+	forgot     time.Time               // when tallies were last let go of
 	told       map[[2]string]time.Time // when the log last said so, by endpoint and reason
 	urgent     []fetchItem             // to be fetched before any sweep
 	reopening  map[owner.Key]struct{}  // settled deliveries among them, that a caller wants sent again
@@ -254,6 +257,7 @@ func (l *loop) housekeep(now time.Time) error {
 	}
 	l.expire(now)
 	l.checkSettled(now)
+	l.forgetTallies(now)
 	l.hungry = true
 	l.metrics.observe(l)
 	return l.startCheckpoint(now)

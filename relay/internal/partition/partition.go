@@ -25,6 +25,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/record"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 	"github.com/sealpost/sealpost/relay/internal/retry"
+	"github.com/sealpost/sealpost/relay/internal/tally"
 )
 
 // Courier makes attempts; see package courier.
@@ -261,6 +262,7 @@ func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
 		state: state, lanes: lane.New[*task](o.Limits), appender: appender,
 		events: o.Journal.Events(o.Partition),
 		live:   map[owner.Key]*task{}, reopening: map[owner.Key]struct{}{}, purging: map[string]struct{}{}, told: map[[2]string]time.Time{}, configured: map[string]uint64{},
+		tallies: map[string]*tally.Tally{},
 		routedC: make(chan routed, 256), fetchC: make(chan []fetchItem, 1), fetchedC: make(chan fetched, 16),
 		courierC: make(chan *task, o.Limits.InFlight+o.Limits.Slow), resultC: make(chan result, 1024),
 		commandC: make(chan command, 16), syncedC: make(chan synced, 1), snapshotC: make(chan *registry.Snapshot, 1),

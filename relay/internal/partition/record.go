@@ -39,6 +39,7 @@ func (l *loop) record(o *relay.Outcome, first, busy bool) error {
 	}
 	l.state.Apply(r.seq, o, first, busy)
 	l.metrics.outcome(o)
+	l.countOutcome(o)
 	if len(r.bytes) >= recordBytes {
 		return l.append()
 	}
