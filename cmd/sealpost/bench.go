@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -36,6 +37,8 @@ func newBench() *cobra.Command {
 	only := f.StringSlice("only", nil, "the parts to measure")
 	lasting := f.Duration("time", bench.DefaultLasting, "how long to publish for a figure")
 	data := f.String("data", "", "folder on the disk to measure; what is put there is removed (default the system's for temporary files)")
+	scale := f.Float64("scale", 1, "multiply the large numbers of endpoints and of parked deliveries, between 0.001 and 1")
+	markdown := f.String("markdown", "", "file to write the report to as a page, too; its text on how to read it stays")
 	redis := f.String("redis", "", "URL of a Redis to measure as the view too; its content is not spared")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		asJSON, err := wantsJSON(cmd)
@@ -45,12 +48,15 @@ func newBench() *cobra.Command {
 		if *lasting < 100*time.Millisecond || *lasting > 10*time.Minute {
 			return usagef("--time: %v is not between 100ms and 10m", *lasting)
 		}
+		if *scale < 0.001 || *scale > 1 {
+			return usagef("--scale: %v is not between 0.001 and 1", *scale)
+		}
 		program, err := os.Executable()
 		if err != nil {
 			return err
 		}
 		report, err := bench.Run(cmd.Context(), bench.Options{
-			Program: program, SinkArgs: []string{sinkCommand}, Dir: *data, Only: *only, Quick: *quick, Lasting: *lasting,
+			Program: program, SinkArgs: []string{sinkCommand}, Dir: *data, Only: *only, Quick: *quick, Lasting: *lasting, Scale: *scale,
 			Redis: *redis, Version: buildVersion(), Progress: cmd.ErrOrStderr(),
 		})
 		if errors.Is(err, bench.ErrPart) {
@@ -59,14 +65,21 @@ func newBench() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			out := json.NewEncoder(cmd.OutOrStdout())
-			out.SetIndent("", "  ")
-			return out.Encode(report)
+		if *markdown != "" {
+			err = report.WritePage(*markdown, time.Now())
 		}
-		return report.Table(cmd.OutOrStdout())
+		return errors.Join(err, printReport(cmd.OutOrStdout(), report, asJSON), report.Failed())
 	}
 	return cmd
+}
+
+func printReport(out io.Writer, r *bench.Report, asJSON bool) error {
+	if !asJSON {
+		return r.Table(out)
+	}
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(r)
 }
 
 // benchParts lists what can be measured.

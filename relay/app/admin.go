@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// admin serves /metrics, /healthz and /readyz.
+// admin serves /metrics, /healthz and /readyz; and on a loopback address, to those who work on this machine, the profiles of Go's
+// runtime below /debug/pprof. Profiles hold no content of events.
 func (a *App) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{}))
@@ -26,6 +28,12 @@ func (a *App) admin() http.Handler {
 		}
 		json.NewEncoder(w).Encode(parts)
 	})
+	if onLoopback(a.o.Admin) {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	}
 	return mux
 }
 

@@ -208,24 +208,28 @@ func (o *Options) check() error {
 
 // checkListener refuses to listen to the world without TLS, or in --dev at all.
 func (o *Options) checkListener(key, address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(address); err != nil {
 		return fmt.Errorf("%s: %q is not host:port", key, address)
 	}
-	if host == "localhost" {
-		return nil
-	}
-	ip, err := netip.ParseAddr(host)
-	if err == nil && ip.Unmap().IsLoopback() {
-		return nil
-	}
 	switch {
+	case onLoopback(address):
+		return nil
 	case o.Dev:
 		return fmt.Errorf("%s: with --dev only loopback addresses may be listened on, not %q", key, address)
 	case o.TLS.Cert == "":
 		return fmt.Errorf("%s: %q is not loopback and needs tls.cert and tls.key", key, address)
 	}
 	return nil
+}
+
+// onLoopback tells whether only this machine can reach what listens at an address.
+func onLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 func defaultTo[T comparable](field *T, value T) {

@@ -77,6 +77,11 @@ func fileSystem(dir string) string {
 type usage struct {
 	cpu     float64 // seconds, user and system
 	written int64   // bytes handed to storage
+	read    int64   // bytes that it read, from files, cached or not, and from sockets
+}
+
+func (u usage) since(before usage) usage {
+	return usage{cpu: u.cpu - before.cpu, written: u.written - before.written, read: u.read - before.read}
 }
 
 // errNoUsage is a system that does not tell what processes use.
@@ -109,10 +114,12 @@ func used(pid int) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	for line := range strings.Lines(string(io)) {
-		if value, ok := strings.CutPrefix(line, "write_bytes: "); ok {
-			if u.written, err = strconv.ParseInt(strings.TrimSpace(value), 10, 64); err != nil {
-				return usage{}, fmt.Errorf("bench: /proc/%d/io: %w", pid, err)
+	for name, field := range map[string]*int64{"write_bytes: ": &u.written, "rchar: ": &u.read} {
+		for line := range strings.Lines(string(io)) {
+			if value, ok := strings.CutPrefix(line, name); ok {
+				if *field, err = strconv.ParseInt(strings.TrimSpace(value), 10, 64); err != nil {
+					return usage{}, fmt.Errorf("bench: /proc/%d/io: %w", pid, err)
+				}
 			}
 		}
 	}

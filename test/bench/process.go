@@ -99,52 +99,63 @@ func (t *tail) String() string {
 // relayProcess is a running server with an empty data folder of its own.
 type relayProcess struct {
 	*child
-	client *client.Client
-	roots  []byte // of the certificates that it shows to partners, PEM
-	data   string
+	client      *client.Client
+	admin       string // where its metrics are
+	roots       []byte // of the certificates that it shows to partners, PEM
+	data        string
+	program     string
+	environment []string
 }
 
-// startRelay starts a server, embedded but for the view where redis names one.
-func startRelay(ctx context.Context, program, dir, redis string) (*relayProcess, error) {
+// startRelay starts a server, embedded but for the view where a Redis is named.
+func startRelay(ctx context.Context, program, dir string, s setting) (*relayProcess, error) {
 	data, err := os.MkdirTemp(dir, "relay-")
 	if err != nil {
 		return nil, err
 	}
-	args := []string{
-		"serve", "--dev", "--data", data, "--log-level", "warn",
-		"--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+	// What is measured is removed afterwards: it need not leave a twentieth of the disk free.
+	p := &relayProcess{data: data, program: program, environment: append([]string{"SEALPOST_JOURNAL_MIN_FREE_DISK=-1"}, s.configure...)}
+	if s.redis != "" {
+		p.environment = append(p.environment, "SEALPOST_REDIS="+s.redis) // it may hold a password
 	}
-	said := &tail{ready: make(chan struct{})}
-	c, err := begin(ctx, program, said, func(cmd *exec.Cmd) error {
-		// What is measured is removed afterwards: it need not leave a twentieth of the disk free.
-		cmd.Env = append(cmd.Env, "SEALPOST_JOURNAL_MIN_FREE_DISK=-1")
-		if redis != "" {
-			cmd.Env = append(cmd.Env, "SEALPOST_REDIS="+redis) // it may hold a password
-		}
-		return nil
-	}, args...)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(data))
-	}
-	p := &relayProcess{child: c, data: data}
-	select {
-	case <-said.ready:
-		err = p.connect()
-	case <-c.ended:
-		err = fmt.Errorf("bench: the server ended before it was ready: %s", said)
-	case <-time.After(startWithin):
-		err = fmt.Errorf("bench: the server was not ready within %v: %s", startWithin, said)
-	}
-	if err != nil {
+	if err := p.start(ctx); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
 }
 
+// start runs the server on its folder.
+func (p *relayProcess) start(ctx context.Context) error {
+	args := []string{
+		"serve", "--dev", "--data", p.data, "--log-level", "warn",
+		"--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+	}
+	said := &tail{ready: make(chan struct{})}
+	c, err := begin(ctx, p.program, said, func(cmd *exec.Cmd) error {
+		cmd.Env = append(cmd.Env, p.environment...)
+		return nil
+	}, args...)
+	if err != nil {
+		return err
+	}
+	p.child = c
+	select {
+	case <-said.ready:
+		return p.connect()
+	case <-c.ended:
+		return fmt.Errorf("bench: the server ended before it was ready: %s", said)
+	case <-time.After(startWithin):
+		return fmt.Errorf("bench: the server was not ready within %v: %s", startWithin, said)
+	}
+}
+
+func (p *relayProcess) pid() int { return p.cmd.Process.Pid }
+
 // connect makes a client from the files that the server left.
 func (p *relayProcess) connect() error {
 	var file struct {
 		Server    string `yaml:"server"`
+		Admin     string `yaml:"admin"`
 		TokenFile string `yaml:"tokenFile"`
 	}
 	text, err := os.ReadFile(filepath.Join(p.data, "client.yaml"))
@@ -154,6 +165,7 @@ func (p *relayProcess) connect() error {
 	if err := yaml.Unmarshal(text, &file); err != nil {
 		return errors.New("bench: the server's client file cannot be read")
 	}
+	p.admin = "http://" + file.Admin
 	token, err := os.ReadFile(filepath.Join(p.data, file.TokenFile))
 	if err != nil {
 		return err
@@ -167,20 +179,43 @@ func (p *relayProcess) connect() error {
 
 // close ends the server and removes its folder.
 func (p *relayProcess) close() error {
-	var err error
-	if p.client != nil {
-		err = p.client.Close()
+	return errors.Join(p.disconnect(), p.end(), os.RemoveAll(p.data))
+}
+
+func (p *relayProcess) disconnect() error {
+	if p.client == nil {
+		return nil
 	}
-	if stopped := p.stop(); stopped != nil {
-		err = errors.Join(err, fmt.Errorf("bench: the server ended with %w: %s", stopped, p.said))
+	defer func() { p.client = nil }()
+	return p.client.Close()
+}
+
+// end ends the server in order, where it runs.
+func (p *relayProcess) end() error {
+	if p.child == nil {
+		return nil
 	}
-	return errors.Join(err, os.RemoveAll(p.data))
+	defer func() { p.child = nil }()
+	if err := p.stop(); err != nil {
+		return fmt.Errorf("bench: the server ended with %w: %s", err, p.said)
+	}
+	return nil
+}
+
+// restart kills the server as a crash would, and starts it anew on the same folder.
+func (p *relayProcess) restart(ctx context.Context) error {
+	err := p.disconnect()
+	p.cmd.Process.Kill()
+	<-p.ended
+	p.child = nil
+	return errors.Join(err, p.start(ctx))
 }
 
 // sinkProcess is a sink that is told what to do.
 type sinkProcess struct {
 	*child
 	in      io.WriteCloser
+	mu      sync.Mutex // over an order and its answer
 	orders  *json.Encoder
 	answers *json.Decoder
 }
@@ -208,6 +243,8 @@ func startSink(ctx context.Context, program string, args []string) (*sinkProcess
 
 // tell gives the sink an order and waits for its answer.
 func (s *sinkProcess) tell(o order) (answer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var a answer
 	err := s.orders.Encode(o)
 	if err == nil {
@@ -222,9 +259,9 @@ func (s *sinkProcess) tell(o order) (answer, error) {
 	return a, nil
 }
 
-// count is what the sink has counted when all is there, or after a time.
-func (s *sinkProcess) count(within time.Duration) (tally, error) {
-	a, err := s.tell(order{Do: "await", For: within})
+// count is what the sink has counted of a run when all is there, or after a time.
+func (s *sinkProcess) count(run int, within time.Duration) (tally, error) {
+	a, err := s.tell(order{Do: "await", Run: run, For: within})
 	return a.tally, err
 }
 

@@ -23,6 +23,8 @@ type Options struct {
 	Quick bool
 	// Lasting is about how long is published for a figure; default DefaultLasting.
 	Lasting time.Duration
+	// Scale multiplies the numbers of endpoints and of parked deliveries, where they are large; default 1.
+	Scale float64
 	// Redis is the URL of a view to measure beside the embedded one; empty: none.
 	Redis string
 	// Version of the binary, for the report.
@@ -59,10 +61,14 @@ type bench struct {
 	began  time.Time
 }
 
-// Run measures and reports. The error is ErrPart, what kept it from measuring, or that events and deliveries did not add up.
+// Run measures and reports. The error is ErrPart, or what kept it from measuring anything. A part that fails, as where events and
+// deliveries do not add up, does not end the others: the report names it.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Lasting <= 0 {
 		o.Lasting = DefaultLasting
+	}
+	if o.Scale <= 0 {
+		o.Scale = 1
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
@@ -76,7 +82,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(b.dir)
-	b.report = &Report{Version: o.Version, Machine: machine(b.dir), Lasting: o.Lasting.Seconds()}
+	b.report = &Report{Version: o.Version, Machine: machine(b.dir), Lasting: o.Lasting.Seconds(), Scale: o.Scale}
 	if b.ids, err = newIdentities(); err != nil {
 		return nil, err
 	}
@@ -119,19 +125,21 @@ func chosen(o Options) ([]Part, error) {
 
 func (b *bench) measure(ctx context.Context, parts []Part) error {
 	var err error
-	if b.plain, err = b.listen(overHTTP, ""); err != nil {
+	if b.plain, err = b.listen(overHTTP, "", false); err != nil {
 		return err
 	}
-	if b.mutual, err = b.listen(overMutualTLS, ""); err != nil {
+	if b.mutual, err = b.listen(overMutualTLS, "", false); err != nil {
 		return err
 	}
 	for _, p := range parts {
 		b.say("%s: %s", p.Name, p.What)
-		if err := p.run(b, ctx); err != nil {
-			return err
+		err := p.run(b, ctx)
+		if ended := ctx.Err(); ended != nil {
+			return ended
 		}
-		if err := ctx.Err(); err != nil {
-			return err
+		if err != nil {
+			b.report.Failures = append(b.report.Failures, Failure{Part: p.Name, Error: err.Error()})
+			b.say("%s: FAILED: %v", p.Name, err)
 		}
 	}
 	return nil
@@ -139,8 +147,8 @@ func (b *bench) measure(ctx context.Context, parts []Part) error {
 
 // listen opens an address of the sink's and returns it as a URL. Over mutual TLS it takes the bare client's certificate, and
 // those of the roots given.
-func (b *bench) listen(over transport, roots string) (string, error) {
-	o := order{Do: "listen"}
+func (b *bench) listen(over transport, roots string, everywhere bool) (string, error) {
+	o := order{Do: "listen", Everywhere: everywhere}
 	if over != overHTTP {
 		o.Certificate, o.Key = b.ids.certificate, b.ids.key
 	}
@@ -150,6 +158,9 @@ func (b *bench) listen(over transport, roots string) (string, error) {
 	a, err := b.sink.tell(o)
 	return a.Address, err
 }
+
+// scaled is a number of endpoints or deliveries under the run's scale, and least at least.
+func (b *bench) scaled(n, least int) int { return max(least, int(float64(n)*b.o.Scale)) }
 
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.o.Progress, "%6.1f s  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
@@ -167,8 +178,8 @@ const (
 	bareShortest = 100 * time.Millisecond
 )
 
-// beside measures the bare client before and after a figure is taken, and returns its best: machines drift.
-func (b *bench) beside(ctx context.Context, over transport, figure func() error) (bare, error) {
+// around measures the bare client before and after a figure is taken, and returns its best: machines drift.
+func (b *bench) around(ctx context.Context, over transport, figure func() error) (bare, error) {
 	var best bare
 	var spent clientUse
 	for i := range bareRuns {
@@ -222,6 +233,6 @@ func (b *bench) clientUse() (clientUse, error) {
 	if err != nil && !errors.Is(err, errNoUsage) {
 		return clientUse{}, err
 	}
-	count, err := b.sink.count(0)
+	count, err := b.sink.count(0, 0)
 	return clientUse{u.cpu, count.Untracked}, err
 }

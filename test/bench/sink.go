@@ -21,21 +21,32 @@ import (
 
 // order is a line that a sink reads from who started it.
 type order struct {
-	Do string `json:"do"` // listen, begin, await, times
+	Do string `json:"do"` // listen, begin, behave, await, times, forget
 
-	// listen: with a certificate it speaks TLS; with roots of clients it demands and verifies theirs. PEM.
+	// listen: with a certificate it speaks TLS; with roots of clients it demands and verifies theirs. PEM. Everywhere: on every
+	// loopback address, at one port.
 	Certificate string `json:"certificate,omitempty"`
 	Key         string `json:"key,omitempty"`
 	ClientRoots string `json:"clientRoots,omitempty"`
+	Everywhere  bool   `json:"everywhere,omitempty"`
+
+	// Run names whose endpoints are meant, in all that follows.
+	Run int `json:"run,omitempty"`
 
 	// begin: from now on requests to /<run>/<endpoint> are counted, with a body that holds "sequence":<number>, Events numbers
-	// from First on. All others are strays.
-	Run       int `json:"run,omitempty"`
-	First     int `json:"first,omitempty"`
-	Events    int `json:"events,omitempty"`
-	Endpoints int `json:"endpoints,omitempty"`
+	// from First on. All others are strays. Spread: the nth event is for endpoint n modulo Endpoints alone, otherwise each
+	// event is for each of them.
+	First     int  `json:"first,omitempty"`
+	Events    int  `json:"events,omitempty"`
+	Endpoints int  `json:"endpoints,omitempty"`
+	Spread    bool `json:"spread,omitempty"`
 	// Want is how many receipts there are to be, of different deliveries.
 	Want int64 `json:"want,omitempty"`
+
+	// behave: from now on the endpoints named act in this manner, over all that begins; those that hang or trickle in another one
+	// are cut off.
+	Manner manner `json:"manner,omitempty"`
+	Which  []int  `json:"which,omitempty"`
 
 	// await: for so long at most, until all are there.
 	For time.Duration `json:"for,omitempty"`
@@ -46,41 +57,50 @@ type answer struct {
 	Error   string `json:"error,omitempty"`
 	Address string `json:"address,omitempty"`
 	tally
-	// Times are the first receipts, of endpoint 0 event by event, then of endpoint 1, in nanoseconds of Unix time; 0: none.
+	// Times are the first receipts, of endpoint 0 event by event, then of endpoint 1, or event by event where they are
+	// spread, in nanoseconds of Unix time; 0: none.
 	Times []int64 `json:"times,omitempty"`
 }
 
 // tally is what a sink has counted.
 type tally struct {
-	Received   int64 `json:"received"`   // different deliveries of the run
+	Received   int64 `json:"received"`   // different deliveries of what began last
 	Duplicates int64 `json:"duplicates"` // more receipts of them
-	Strays     int64 `json:"strays"`     // requests that belong to no delivery of the run
+	Strays     int64 `json:"strays"`     // requests that belong to no delivery of it
 	Untracked  int64 `json:"untracked"`  // requests of the bare client, since the sink began
-	Ill        int64 `json:"ill"`        // requests that were not answered well, on purpose
-	Completed  int64 `json:"completed"`  // when the last delivery of the run came, nanoseconds of Unix time; 0: not yet
+	Ill        int64 `json:"ill"`        // requests to endpoints that were not well at the time
+	Completed  int64 `json:"completed"`  // when the last delivery came, nanoseconds of Unix time; 0: not yet
 }
 
 // Bounds of a sink.
 const (
 	maxTracked  = 1 << 24 // receipts of a run
+	maxManners  = 1 << 16 // endpoints of a run
 	maxSinkBody = 1 << 20
 	sequenceKey = `"sequence":`
 )
 
-// run is what is counted at a time.
+// run is a set of endpoints and what is counted of them at a time.
 type run struct {
-	id, first, events, endpoints int
+	manners [maxManners]atomic.Pointer[conduct] // by endpoint; nil: well
+	now     atomic.Pointer[count]
+}
+
+// count is what came of one load.
+type count struct {
+	first, events, endpoints     int
+	spread                       bool
 	want                         int64
-	at                           []atomic.Int64 // first receipt of delivery endpoint*events+event
+	at                           []atomic.Int64 // first receipt, in the order of answer.Times
 	received, duplicates, strays atomic.Int64
 	ill, completed               atomic.Int64
 	complete                     chan struct{} // closed when want are there
 }
 
 // sink is a receiver in a process of its own, so that what it uses is not counted as the relay's. It trusts whoever
-// started it, and nothing that comes in by its listeners: those are on loopback.
+// started it, and nothing that comes in by its listeners: those are on loopback, or let in nothing else.
 type sink struct {
-	now       atomic.Pointer[run]
+	runs      sync.Map // int -> *run
 	untracked atomic.Int64
 	buffers   sync.Pool
 	servers   []*http.Server
@@ -119,17 +139,15 @@ func (s *sink) do(ctx context.Context, o order) (answer, error) {
 		address, err := s.listen(o)
 		return answer{Address: address}, err
 	case "begin":
-		if o.Run < 1 || o.Events < 1 || o.Endpoints < 1 || o.Events > maxTracked/o.Endpoints {
-			return answer{}, fmt.Errorf("a run of %d events to %d endpoints is beyond what is tracked", o.Events, o.Endpoints)
-		}
-		s.now.Store(&run{
-			id: o.Run, first: o.First, events: o.Events, endpoints: o.Endpoints, want: o.Want,
-			at: make([]atomic.Int64, o.Events*o.Endpoints), complete: make(chan struct{}),
-		})
+		return answer{}, s.begin(o)
+	case "behave":
+		return answer{}, s.behave(o)
+	case "forget":
+		s.runs.Delete(o.Run)
 		return answer{}, nil
 	}
-	r := s.now.Load()
-	if r == nil {
+	c := s.counted(o.Run)
+	if c == nil {
 		return answer{tally: tally{Untracked: s.untracked.Load()}}, nil
 	}
 	switch o.Do {
@@ -137,38 +155,90 @@ func (s *sink) do(ctx context.Context, o order) (answer, error) {
 		late := time.NewTimer(o.For)
 		defer late.Stop()
 		select {
-		case <-r.complete:
+		case <-c.complete:
 		case <-late.C:
 		case <-ctx.Done():
 		}
-		return answer{tally: s.tally(r)}, nil
+		return answer{tally: s.tally(c)}, nil
 	case "times":
-		a := answer{tally: s.tally(r), Times: make([]int64, len(r.at))}
-		for i := range r.at {
-			a.Times[i] = r.at[i].Load()
+		a := answer{tally: s.tally(c), Times: make([]int64, len(c.at))}
+		for i := range c.at {
+			a.Times[i] = c.at[i].Load()
 		}
 		return a, nil
 	}
 	return answer{}, fmt.Errorf("the sink knows no order %q", o.Do)
 }
 
-func (s *sink) tally(r *run) tally {
+// run is the one of that number, or nil.
+func (s *sink) run(id int) *run {
+	r, _ := s.runs.Load(id)
+	known, _ := r.(*run)
+	return known
+}
+
+func (s *sink) counted(id int) *count {
+	if r := s.run(id); r != nil {
+		return r.now.Load()
+	}
+	return nil
+}
+
+func (s *sink) begin(o order) error {
+	each := o.Endpoints
+	if o.Spread {
+		each = 1
+	}
+	if o.Run < 1 || o.Events < 1 || o.Endpoints < 1 || o.Events > maxTracked/each {
+		return fmt.Errorf("a run of %d events to %d endpoints is beyond what is tracked", o.Events, o.Endpoints)
+	}
+	r, _ := s.runs.LoadOrStore(o.Run, &run{})
+	r.(*run).now.Store(&count{
+		first: o.First, events: o.Events, endpoints: o.Endpoints, spread: o.Spread, want: o.Want,
+		at: make([]atomic.Int64, o.Events*each), complete: make(chan struct{}),
+	})
+	return nil
+}
+
+func (s *sink) behave(o order) error {
+	if !o.Manner.known() || o.Run < 1 {
+		return fmt.Errorf("the sink knows no manner %q", o.Manner)
+	}
+	r, _ := s.runs.LoadOrStore(o.Run, &run{})
+	for _, endpoint := range o.Which {
+		if endpoint < 0 || endpoint >= maxManners {
+			return fmt.Errorf("there is no endpoint %d", endpoint)
+		}
+		if before := r.(*run).manners[endpoint].Swap(o.Manner.conduct()); before != nil {
+			close(before.over)
+		}
+	}
+	return nil
+}
+
+func (s *sink) tally(c *count) tally {
 	return tally{
-		Received: r.received.Load(), Duplicates: r.duplicates.Load(), Strays: r.strays.Load(),
-		Untracked: s.untracked.Load(), Ill: r.ill.Load(), Completed: r.completed.Load(),
+		Received: c.received.Load(), Duplicates: c.duplicates.Load(), Strays: c.strays.Load(),
+		Untracked: s.untracked.Load(), Ill: c.ill.Load(), Completed: c.completed.Load(),
 	}
 }
 
 func (s *sink) listen(o order) (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	host := "127.0.0.1"
+	if o.Everywhere {
+		host = "0.0.0.0"
+	}
+	l, err := net.Listen("tcp4", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "", err
 	}
+	address := fmt.Sprintf("127.0.0.1:%d", l.Addr().(*net.TCPAddr).Port)
+	l = loopbackOnly{l}
 	server := &http.Server{Handler: s, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
 	s.servers = append(s.servers, server)
 	if o.Certificate == "" {
 		go server.Serve(l)
-		return "http://" + l.Addr().String(), nil
+		return "http://" + address, nil
 	}
 	pair, err := tls.X509KeyPair([]byte(o.Certificate), []byte(o.Key))
 	if err != nil {
@@ -184,90 +254,85 @@ func (s *sink) listen(o order) (string, error) {
 		}
 	}
 	go server.Serve(tls.NewListener(l, conf))
-	return "https://" + l.Addr().String(), nil
+	return "https://" + address, nil
 }
 
-// ServeHTTP takes a request to /bare, or to /<run>/<endpoint> with what the endpoint does behind it, where it is not well.
+// loopbackOnly closes what comes from elsewhere unread.
+type loopbackOnly struct{ net.Listener }
+
+// Accept returns the next connection that was made to a loopback address.
+func (l loopbackOnly) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if to, ok := conn.LocalAddr().(*net.TCPAddr); ok && to.IP.IsLoopback() {
+			return conn, nil
+		}
+		conn.Close()
+	}
+}
+
+// ServeHTTP takes a request to /bare, or to /<run>/<endpoint>.
 func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body := s.buffers.Get().(*bytes.Buffer)
-	defer s.buffers.Put(body)
 	body.Reset()
-	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxSinkBody)); err != nil {
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxSinkBody))
+	number := sequence(body.Bytes()) // also where it is not needed: the bare client's requests cost the sink the same
+	s.buffers.Put(body)
+	if err != nil {
 		return
 	}
-	number := sequence(body.Bytes()) // also where it is not needed: the bare client's requests cost the sink the same
 	if r.URL.Path == "/bare" {
 		s.untracked.Add(1)
 		return
 	}
-	now := s.now.Load()
-	run, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	endpoint, behaviour, _ := strings.Cut(rest, "/")
+	id, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	run, err1 := strconv.Atoi(id)
+	to, err2 := strconv.Atoi(rest)
+	known := s.run(run)
+	if known == nil {
+		return
+	}
+	now := known.now.Load()
 	if now == nil {
 		return
 	}
-	if behaviour != "" {
-		if misbehaves := misbehaviour(behaviour); misbehaves != nil {
-			now.ill.Add(1)
-			misbehaves(w, r)
-		}
-		return
-	}
-	id, err1 := strconv.Atoi(run)
-	to, err2 := strconv.Atoi(endpoint)
-	event := number - now.first
-	if err1 != nil || err2 != nil || id != now.id || to < 0 || to >= now.endpoints || number < 0 || event < 0 || event >= now.events {
+	if err1 != nil || err2 != nil || to < 0 || to >= now.endpoints {
 		now.strays.Add(1)
 		return
 	}
-	now.took(to*now.events + event)
+	if to < maxManners {
+		if acts := known.manners[to].Load(); acts != nil {
+			now.ill.Add(1) // before: it may take as long as it likes
+			if !acts.take(w, r) {
+				return
+			}
+		}
+	}
+	now.took(to, number-now.first)
 }
 
 // took counts a receipt.
-func (r *run) took(delivery int) {
+func (c *count) took(endpoint, event int) {
+	if event < 0 || event >= c.events || c.spread && event%c.endpoints != endpoint {
+		c.strays.Add(1)
+		return
+	}
+	delivery := event
+	if !c.spread {
+		delivery += endpoint * c.events
+	}
 	at := time.Now().UnixNano()
-	if !r.at[delivery].CompareAndSwap(0, at) {
-		r.duplicates.Add(1)
+	if !c.at[delivery].CompareAndSwap(0, at) {
+		c.duplicates.Add(1)
 		return
 	}
-	if r.received.Add(1) == r.want {
-		r.completed.Store(at)
-		close(r.complete)
+	if c.received.Add(1) == c.want {
+		c.completed.Store(at)
+		close(c.complete)
 	}
-}
-
-// misbehaviour is what partners do who are not well; nil for those who are.
-func misbehaviour(name string) http.HandlerFunc {
-	switch name {
-	case "hang":
-		return func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	case "trickle":
-		return trickle
-	case "reset":
-		return reset
-	}
-	return nil
-}
-
-// trickle answers a byte a second, until nobody listens.
-func trickle(w http.ResponseWriter, r *http.Request) {
-	for range time.Tick(time.Second) {
-		if _, err := io.WriteString(w, "."); err != nil || r.Context().Err() != nil {
-			return
-		}
-		http.NewResponseController(w).Flush()
-	}
-}
-
-func reset(w http.ResponseWriter, _ *http.Request) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	conn.Close()
 }
 
 // sequence is the number behind the first "sequence": of a body, -1 where there is none.

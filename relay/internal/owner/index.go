@@ -3,6 +3,7 @@ package owner
 import (
 	"slices"
 	"sort"
+	"unsafe"
 )
 
 // entry is one open delivery in 16 bytes.
@@ -47,6 +48,15 @@ type index struct {
 }
 
 func (x *index) len() int { return x.n }
+
+// bytes is what the blocks and the list of them take.
+func (x *index) bytes() int {
+	n := cap(x.blocks) * int(unsafe.Sizeof([]entry(nil)))
+	for _, b := range x.blocks {
+		n += cap(b) * int(unsafe.Sizeof(entry{}))
+	}
+	return n
+}
 
 // locate finds the block that holds seq, or that it belongs in, and its place there.
 func (x *index) locate(seq uint64) (block, at int, found bool) {

@@ -273,6 +273,14 @@ func (s *State) Waiting() (open, ready int) {
 	return open, ready
 }
 
+// Bytes is the memory that the index of open deliveries takes, but for a constant share of it.
+func (s *State) Bytes() (n int) {
+	for _, ep := range s.endpoints {
+		n += ep.open.bytes()
+	}
+	return n
+}
+
 // LowestOpen is the lowest EVENTS sequence that an open delivery still needs; MaxUint64 if none is open.
 func (s *State) LowestOpen() uint64 {
 	lowest := uint64(math.MaxUint64)

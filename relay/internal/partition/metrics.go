@@ -23,6 +23,7 @@ type Metrics struct {
 	unrouted           *prometheus.GaugeVec
 	unrecorded         *prometheus.GaugeVec
 	open               *prometheus.GaugeVec
+	openBytes          *prometheus.GaugeVec
 	ready              *prometheus.GaugeVec
 	breakers           *prometheus.GaugeVec
 	checkpointSeconds  prometheus.Histogram
@@ -56,6 +57,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		unrouted:       gauge(ns, "cursor_event_sequence", "EVENTS sequence up to which everything is routed and recorded."),
 		unrecorded:     gauge(ns, "events_unrecorded", "Events that are routed and of which a delivery has no outcome yet."),
 		open:           gauge(ns, "deliveries_open", "Deliveries that are recorded as neither settled nor new: retrying, parked, held, or long in flight."),
+		openBytes:      gauge(ns, "deliveries_open_bytes", "Memory of the index of open deliveries."),
 		ready:          gauge(ns, "deliveries_ready", "Open deliveries that wait for nothing but their endpoint."),
 		breakers:       gauge(ns, "breakers_open", "Endpoints that are sent nothing but probes, because they failed."),
 		checkpointSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "checkpoint_seconds", Help: "Time to save a checkpoint.",
@@ -71,7 +73,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		m.phases[i] = m.phaseSeconds.WithLabelValues(phase)
 	}
 	r.MustRegister(m.routed, m.outcomes, m.attempts, m.attemptSeconds, m.phaseSeconds, m.firstAttempt, m.inFlight, m.laneBytes,
-		m.unrouted, m.unrecorded, m.open, m.ready, m.breakers, m.checkpointSeconds, m.checkpointBytes, m.checkpointFailures)
+		m.unrouted, m.unrecorded, m.open, m.openBytes, m.ready, m.breakers, m.checkpointSeconds, m.checkpointBytes, m.checkpointFailures)
 	return m
 }
 
@@ -114,6 +116,7 @@ func (m *Metrics) observe(l *loop) {
 	m.unrecorded.WithLabelValues(p).Set(float64(l.state.Routed() - l.state.Cursor()))
 	open, ready := l.state.Waiting()
 	m.open.WithLabelValues(p).Set(float64(open))
+	m.openBytes.WithLabelValues(p).Set(float64(l.state.Bytes()))
 	m.ready.WithLabelValues(p).Set(float64(ready))
 	m.breakers.WithLabelValues(p).Set(float64(l.lanes.BreakersOpen()))
 }
