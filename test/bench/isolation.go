@@ -29,7 +29,7 @@ type neighbourhood struct {
 
 // isolation is measured where three of ten fall ill, each in its own way.
 func (b *bench) isolation(ctx context.Context) error {
-	return b.isolate(ctx, neighbourhood{10, []manner{hangs, trickle, resets}})
+	return b.isolate(ctx, neighbourhood{10, []manner{hangs, trickles, resets}})
 }
 
 // hanging is measured where a fifth of many hang: eight in flight of each are more than all slots.

@@ -181,7 +181,7 @@ type passed struct {
 	starts   []int64       // when each event was published, Unix nanoseconds
 }
 
-// settles is how long the relay has, after the last receipt, to write what belongs to a pass.
+// settles is how long the relay has, after the last receipt, to write what belongs to a pass; what the view lacks then is waited for.
 const settles = 500 * time.Millisecond
 
 // deliveries is how many come of so many events.
@@ -237,6 +237,9 @@ func (st *stage) publishAll(ctx context.Context, l load) (passed, error) {
 // account closes the books of a pass, once all that was awaited is there.
 func (st *stage) account(ctx context.Context, p *passed) error {
 	sleep(ctx, settles)
+	if err := st.relay.awaitView(ctx); err != nil {
+		return err
+	}
 	if after, err := used(st.relay.pid()); err == nil {
 		p.spent = after.since(p.before)
 	} else if !errors.Is(err, errNoUsage) {

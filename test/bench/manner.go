@@ -13,16 +13,16 @@ type manner string
 
 // The manners of partners.
 const (
-	well    manner = ""        // takes them
-	hangs   manner = "hang"    // never answers
-	trickle manner = "trickle" // answers a byte a second
-	resets  manner = "reset"   // resets the connection
-	paced   manner = "paced"   // takes ten a second, one after the other, however many are under way
+	well     manner = ""        // takes them
+	hangs    manner = "hang"    // never answers
+	trickles manner = "trickle" // answers a byte a second
+	resets   manner = "reset"   // resets the connection
+	paced    manner = "paced"   // takes ten a second, one after the other, however many are under way
 )
 
 func (m manner) known() bool {
 	switch m {
-	case well, hangs, trickle, resets, paced:
+	case well, hangs, trickles, resets, paced:
 		return true
 	}
 	return false
@@ -55,7 +55,7 @@ func (c *conduct) take(w http.ResponseWriter, r *http.Request) bool {
 		case <-c.over:
 			cut(w)
 		}
-	case trickle:
+	case trickles:
 		c.trickle(w, r)
 	case resets:
 		cut(w)

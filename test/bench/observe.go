@@ -62,7 +62,7 @@ func (p *relayProcess) metrics(ctx context.Context) (map[string]float64, error) 
 			v := m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			out[name] += v
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "stream" && strings.HasPrefix(l.GetValue(), "EVENTS") {
+				if l.GetName() == "stream" && strings.Contains(l.GetValue(), "_EVENTS_") {
 					out[name+" EVENTS"] += v
 				}
 			}
@@ -110,6 +110,29 @@ func (p *relayProcess) awaitOpen(ctx context.Context, want int, say func(open fl
 		if time.Since(told) > progressEvery {
 			told = time.Now()
 			say(open)
+		}
+		sleep(ctx, 50*time.Millisecond)
+	}
+}
+
+// viewPatience is how long the view may stand still while it lacks something.
+const viewPatience = 15 * time.Second
+
+// awaitView waits until the view has all outcomes: what it does belongs to a delivery.
+func (p *relayProcess) awaitView(ctx context.Context) error {
+	moved, last := time.Now(), -1.0
+	for {
+		m, err := p.metrics(ctx)
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+		switch behind := m["sealpost_view_behind_outcomes"]; {
+		case behind == 0:
+			return nil
+		case behind != last:
+			moved, last = time.Now(), behind
+		case time.Since(moved) > viewPatience:
+			return fmt.Errorf("bench: the view lacks %.0f outcomes and does not go on", behind)
 		}
 		sleep(ctx, 50*time.Millisecond)
 	}

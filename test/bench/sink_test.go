@@ -72,12 +72,12 @@ func TestSinkCounts(t *testing.T) {
 	send("/7/x", event(100))
 	send("/7/0/well", event(100))
 	want := tally{Received: 2, Duplicates: 1, Strays: 6, Untracked: 1}
-	if got := s.do(order{Do: "await", For: time.Millisecond}).tally; got != want {
+	if got := s.do(order{Do: "await", Run: 7, For: time.Millisecond}).tally; got != want {
 		t.Errorf("counted %+v, not %+v", got, want)
 	}
 	send("/7/0", event(101))
 	send("/7/1", event(100))
-	got := s.do(order{Do: "times"})
+	got := s.do(order{Do: "times", Run: 7})
 	if got.Received != 4 || got.Completed == 0 || len(got.Times) != 4 {
 		t.Errorf("all have come, and it says %+v", got)
 	}
@@ -86,8 +86,87 @@ func TestSinkCounts(t *testing.T) {
 		t.Errorf("the times are %v, the last one %d", at, got.Completed)
 	}
 	s.do(order{Do: "begin", Run: 7, First: 102, Events: 1, Endpoints: 1, Want: 1})
-	if got := s.do(order{Do: "await"}).tally; got != (tally{Untracked: 1}) {
+	if got := s.do(order{Do: "await", Run: 7}).tally; got != (tally{Untracked: 1}) {
 		t.Errorf("a new pass begins with %+v", got)
+	}
+}
+
+// TestSinkSpread has two runs at a time, of which one is spread: an event that comes to another one's endpoint is a stray.
+func TestSinkSpread(t *testing.T) {
+	t.Parallel()
+	s := newTold(t)
+	url := s.do(order{Do: "listen", Everywhere: true}).Address
+	send := func(host, path string, n int) {
+		t.Helper()
+		to := strings.Replace(url, "127.0.0.1", host, 1) + path
+		answer, err := http.Post(to, "application/json", strings.NewReader(fmt.Sprintf(`{"sequence":%d}`, n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+	}
+	s.do(order{Do: "begin", Run: 1, First: 10, Events: 4, Endpoints: 2, Spread: true, Want: 4})
+	s.do(order{Do: "begin", Run: 2, Events: 1, Endpoints: 1, Want: 1})
+	send("127.0.1.1", "/1/0", 10)
+	send("127.0.1.2", "/1/1", 13)
+	send("127.0.1.2", "/1/0", 13)
+	send("127.0.1.3", "/2/0", 0)
+	if got := s.do(order{Do: "await", Run: 1}).tally; got.Received != 2 || got.Strays != 1 || got.Completed != 0 {
+		t.Errorf("the first run has %+v", got)
+	}
+	if got := s.do(order{Do: "await", Run: 2}).tally; got.Received != 1 || got.Completed == 0 {
+		t.Errorf("the second run has %+v", got)
+	}
+	if got := s.do(order{Do: "times", Run: 1}); len(got.Times) != 4 || got.Times[0] == 0 || got.Times[3] == 0 || got.Times[1] != 0 {
+		t.Errorf("the times are %v", got.Times)
+	}
+	s.do(order{Do: "forget", Run: 1})
+	if got := s.do(order{Do: "await", Run: 1}).tally; got.Received != 0 {
+		t.Errorf("forgotten, it has %+v", got)
+	}
+}
+
+// TestSinkManners has an endpoint fall ill and recover over two loads.
+func TestSinkManners(t *testing.T) {
+	t.Parallel()
+	s := newTold(t)
+	url := s.do(order{Do: "listen"}).Address
+	post := func() error {
+		answer, err := http.Post(url+"/1/0", "application/json", strings.NewReader(`{"sequence":0}`))
+		if err == nil {
+			_, err = io.Copy(io.Discard, answer.Body)
+			answer.Body.Close()
+		}
+		return err
+	}
+	s.do(order{Do: "behave", Run: 1, Manner: hangs, Which: []int{0}})
+	s.do(order{Do: "begin", Run: 1, Events: 1, Endpoints: 2, Want: 1})
+	for _, m := range []manner{hangs, trickles} {
+		s.do(order{Do: "behave", Run: 1, Manner: m, Which: []int{0}})
+		before := s.do(order{Do: "await", Run: 1}).Ill
+		failed := make(chan error, 1)
+		go func() { failed <- post() }()
+		for s.do(order{Do: "await", Run: 1, For: time.Millisecond}).Ill == before {
+		}
+		s.do(order{Do: "behave", Run: 1, Manner: resets, Which: []int{0}})
+		if <-failed == nil {
+			t.Errorf("%s: answered", m)
+		}
+	}
+	if post() == nil {
+		t.Error("answered where it resets")
+	}
+	s.do(order{Do: "behave", Run: 1, Manner: paced, Which: []int{0}})
+	began := time.Now()
+	if err := post(); err != nil || time.Since(began) < pace {
+		t.Errorf("paced, it took %v: %v", time.Since(began), err)
+	}
+	s.do(order{Do: "behave", Run: 1, Which: []int{0}})
+	if err := post(); err != nil {
+		t.Error(err)
+	}
+	if got := s.do(order{Do: "await", Run: 1}).tally; got.Ill != 4 || got.Received != 1 || got.Duplicates != 1 {
+		t.Errorf("counted %+v", got)
 	}
 }
 
@@ -96,9 +175,11 @@ func TestSinkRefuses(t *testing.T) {
 	s := newTold(t)
 	s.do(order{Do: "begin", Run: 1, Events: 1, Endpoints: 1})
 	for _, o := range []order{
-		{Do: "dance"},
+		{Do: "dance", Run: 1},
 		{Do: "begin", Run: 1, Events: maxTracked, Endpoints: 2},
 		{Do: "begin", Run: 1, Events: 1},
+		{Do: "behave", Run: 1, Manner: "sings"},
+		{Do: "behave", Run: 1, Manner: hangs, Which: []int{maxManners}},
 		{Do: "listen", Certificate: "none"},
 	} {
 		if s.do(o).Error == "" {
