@@ -238,3 +238,37 @@ func TestSecureDelete(t *testing.T) {
 		}
 	}
 }
+
+// A block that erasures leave half empty is written anew by the server, which does not sync it: we do, before its name.
+func TestSecureDeleteSyncsWhatTheServerCompacts(t *testing.T) {
+	t.Parallel()
+	rec := &recorder{}
+	j := open(t, Options{Dir: t.TempDir(), Fsync: rec.fsync})
+	big := strings.Repeat("x", 900<<10)
+	for i := range 12 {
+		mustAccept(t, j, strconv.Itoa(i), "event "+strconv.Itoa(i)+"."+big)
+	}
+	e := j.Events(0)
+	size := func() int64 {
+		st, err := os.Stat(e.disk.block(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	full := size()
+	rec.take()
+	if err := e.SecureDelete(t.Context(), 2, 3, 4, 5, 6); err != nil {
+		t.Fatal(err)
+	}
+	if size() > full/2 {
+		t.Fatalf("the server left a block of %d bytes of %d: this test is of no use any more", size(), full)
+	}
+	synced, order := rec.take()
+	if got := synced[e.disk.block(1)]; !bytes.Contains(got, []byte("event 0.")) || bytes.Contains(got, []byte("event 3.")) {
+		t.Errorf("the block that took the old one's place was not synced: %q", order)
+	}
+	if i, k := slices.Index(order, e.disk.block(1)), slices.Index(order, e.disk.msgs); i < 0 || k < i {
+		t.Errorf("synced in the order %q", order)
+	}
+}

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -690,27 +689,6 @@ func (l *Log) purge(ctx context.Context, keep uint64) error {
 	ctx, cancel := bound(ctx)
 	defer cancel()
 	return unavailable(l.stream.Purge(ctx, jetstream.WithPurgeSequence(keep)))
-}
-
-// SecureDelete overwrites one record, on the disk too; it returns when that is
-// durable. One that is not there is no error.
-func (l *Log) SecureDelete(ctx context.Context, seq uint64) error {
-	rctx, cancel := bound(ctx)
-	defer cancel()
-	m, err := l.j.nc.RequestWithContext(rctx, "$JS.API.STREAM.MSG.DELETE."+l.name, getRequest(seq))
-	if err != nil {
-		return unavailable(err)
-	}
-	l.tail.erase(seq)
-	if !bytes.Contains(m.Data, []byte(`"success":true`)) {
-		if err := refusal(m.Data); !errors.Is(err, ErrNotFound) {
-			return err
-		}
-	}
-	if err := l.disk.sync(); err != nil {
-		return err
-	}
-	return l.disk.folder()
 }
 
 // append stores one record and returns when it is durable: for the logs of few
