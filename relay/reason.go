@@ -65,6 +65,7 @@ const (
 	ReasonChunkAccepted     Reason = "CHUNK_ACCEPTED"     // one of several
 	ReasonNoLongerMatched   Reason = "NO_LONGER_MATCHED"  // the policy in force no longer sends it
 	ReasonEndpointChanged   Reason = "ENDPOINT_CHANGED"   // routed again under what is in force now
-	ReasonEventGone         Reason = "EVENT_GONE"         // its event was erased
+	ReasonEventGone         Reason = "EVENT_GONE"         // the journal no longer has its event
+	ReasonErased            Reason = "ERASED"             // its event's subject was erased
 	ReasonShutdown          Reason = "SHUTDOWN"           // left for the next start
 )

@@ -1732,18 +1732,20 @@ func (x *OperationRecord) GetTurn() uint64 {
 	return 0
 }
 
-// A value of the ERASURES bucket: no event of this subject that was accepted until then leaves any more.
+// A value of the ERASURES bucket: no event of this subject up to a sequence leaves any more.
 type ErasureRecord struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Tenant  string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// HMAC-SHA256 of tenant and subject under a key of its own.
 	SubjectDigest []byte `protobuf:"bytes,3,opt,name=subject_digest,json=subjectDigest,proto3" json:"subject_digest,omitempty"`
-	// Events accepted at or before this time.
+	// When it was set.
 	Time int64 `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"`
-	// Up to here the partition's EVENTS was searched.
-	Seq           uint64 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
-	OperationId   string `protobuf:"bytes,6,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// Events at or below it in the EVENTS of the tenant's partition.
+	Seq         uint64 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
+	OperationId string `protobuf:"bytes,6,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// They are gone from this journal.
+	Erased        bool `protobuf:"varint,7,opt,name=erased,proto3" json:"erased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1818,6 +1820,13 @@ func (x *ErasureRecord) GetOperationId() string {
 		return x.OperationId
 	}
 	return ""
+}
+
+func (x *ErasureRecord) GetErased() bool {
+	if x != nil {
+		return x.Erased
+	}
+	return false
 }
 
 var File_sealpost_v1_journal_proto protoreflect.FileDescriptor
@@ -2033,14 +2042,15 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\arequest\x18\x12 \x01(\fR\arequest\x12\x16\n" +
 	"\x06cursor\x18\x13 \x01(\fR\x06cursor\x12\x16\n" +
 	"\x06cancel\x18\x14 \x01(\bR\x06cancel\x12\x12\n" +
-	"\x04turn\x18\x15 \x01(\x04R\x04turn\"\xb1\x01\n" +
+	"\x04turn\x18\x15 \x01(\x04R\x04turn\"\xc9\x01\n" +
 	"\rErasureRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12%\n" +
 	"\x0esubject_digest\x18\x03 \x01(\fR\rsubjectDigest\x12\x12\n" +
 	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x10\n" +
 	"\x03seq\x18\x05 \x01(\x04R\x03seq\x12!\n" +
-	"\foperation_id\x18\x06 \x01(\tR\voperationIdB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"\foperation_id\x18\x06 \x01(\tR\voperationId\x12\x16\n" +
+	"\x06erased\x18\a \x01(\bR\x06erasedB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_journal_proto_rawDescOnce sync.Once

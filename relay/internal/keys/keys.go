@@ -129,9 +129,19 @@ func (r *Root) Pseudonym(tenant string) []byte { return r.derive("sealpost pseud
 // Digest is the HMAC-SHA256 of data under a key of its own for each purpose: it tells equal data, and who has no root
 // can't try out what the data may be.
 func (r *Root) Digest(purpose string, data []byte) []byte {
-	mac := hmac.New(sha256.New, r.derive("sealpost digest v1\x00"+purpose))
-	mac.Write(data)
-	return mac.Sum(nil)
+	sum := r.Digester(purpose)(data)
+	return sum[:]
+}
+
+// Digester is Digest for many data of one purpose.
+func (r *Root) Digester(purpose string) func(data []byte) [32]byte {
+	key := r.derive("sealpost digest v1\x00" + purpose)
+	return func(data []byte) (sum [32]byte) {
+		mac := hmac.New(sha256.New, key)
+		mac.Write(data)
+		mac.Sum(sum[:0])
+		return sum
+	}
 }
 
 func (r *Root) derive(info string) []byte {

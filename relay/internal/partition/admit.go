@@ -75,9 +75,12 @@ func (l *loop) admit(r routed) error {
 	}
 	l.state.Route(seq, len(fresh))
 	l.metrics.routed.Inc()
+	if l.erased.Covers(r.event.Tenant, r.event.Subject, seq) {
+		return l.admitErased(fresh)
+	}
 	now := l.o.Clock()
 	for i := range fresh {
-		if err := l.admitOne(&fresh[i], now); err != nil {
+		if err := l.admitOne(&fresh[i], r.event.Subject, now); err != nil {
 			return err
 		}
 	}
@@ -97,10 +100,10 @@ func (l *loop) admitUnmatched(ev *relay.Event) error {
 	}, true, false)
 }
 
-func (l *loop) admitOne(r *route.Routed, now time.Time) error {
+func (l *loop) admitOne(r *route.Routed, subject string, now time.Time) error {
 	d := r.Delivery
 	d.Deadline = deadline(r.Endpoint, d.AcceptTime)
-	t := newTask(d, r.Endpoint, r.Redacted, true)
+	t := newTask(d, r.Endpoint, subject, r.Redacted, true)
 	if r.Kind == route.Withhold {
 		l.withheld(r, now)
 		return l.record(t.outcome(relay.Withheld, r.Reason), true, false)
@@ -192,8 +195,8 @@ func (l *loop) recordDeferred(now time.Time) error {
 
 // giveBack takes a task out of its lane's hands: it waits by its sequence, and a record says so.
 func (l *loop) giveBack(t *task, reason relay.Reason) error {
-	if t.cancelled {
-		return l.conclude(t, relay.Cancelled, relay.ReasonCancelled, nil)
+	if t.cancelled != relay.ReasonNone {
+		return l.conclude(t, relay.Cancelled, t.cancelled, nil)
 	}
 	delete(l.live, t.key)
 	if !t.first {

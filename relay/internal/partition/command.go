@@ -50,12 +50,14 @@ type request struct {
 	Ref      Ref    `json:"ref,omitzero"`
 	Tenant   string `json:"tenant,omitempty"`
 	Revision uint64 `json:"revision,omitempty"`
+	Erase    *erase `json:"erase,omitempty"`
 }
 
 const (
 	kindSettle = "settle"
 	kindRetry  = "retry"
 	kindCancel = "cancel"
+	kindErase  = "erase"
 )
 
 // Owners sends commands to the partitions' owners, wherever they run.
@@ -153,6 +155,8 @@ func (l *loop) obey(ctx context.Context, r request) error {
 		return l.await(ctx, func(l *loop, answer reply) { l.retry(r.Ref, answer) })
 	case kindCancel:
 		return l.await(ctx, func(l *loop, answer reply) { l.cancel(r.Ref, answer) })
+	case kindErase:
+		return l.await(ctx, func(l *loop, answer reply) { l.erase(r, answer) })
 	}
 	return fmt.Errorf("unknown command %q", r.Kind)
 }
@@ -238,7 +242,7 @@ func (l *loop) cancel(ref Ref, answer reply) {
 			answer(errMismatch)
 			return
 		}
-		t.cancelled = true
+		t.cancelled = relay.ReasonCancelled
 		t.waiters = append(t.waiters, answer)
 		if t.ticket != nil {
 			t.cancel()

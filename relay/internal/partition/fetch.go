@@ -224,6 +224,9 @@ func (l *loop) place(f fetched) error {
 		}
 		return l.record(&relay.Outcome{EndpointID: e.Endpoint, Seq: e.Seq, State: relay.Cancelled, Reason: relay.ReasonEventGone}, !e.Recorded, false)
 	}
+	if l.erased.Covers(f.event.Tenant, f.event.Subject, f.event.Seq) {
+		return l.placeErased(f)
+	}
 	if f.item.purpose == purposeSend {
 		return l.placeSend(f)
 	}
@@ -272,7 +275,7 @@ func (l *loop) placeSend(f fetched) error {
 	}
 	d := r.Delivery
 	d.Attempts, d.Deadline, d.Progress = e.Attempts, e.Deadline, e.Progress
-	t := newTask(d, r.Endpoint, r.Redacted, !e.Recorded)
+	t := newTask(d, r.Endpoint, f.event.Subject, r.Redacted, !e.Recorded)
 	if current := l.snapshot.Endpoint(e.Endpoint); current != nil && current.Revision != r.Endpoint.Revision {
 		return l.giveBack(t, relay.ReasonEndpointChanged) // only one version of it decides
 	}

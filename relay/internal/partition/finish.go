@@ -55,8 +55,8 @@ func (l *loop) decide(t *task, r result, now time.Time) error {
 	}
 	closed := l.closed(t.key.Endpoint, now)
 	switch {
-	case t.cancelled:
-		return l.conclude(t, relay.Cancelled, relay.ReasonCancelled, r.attempt)
+	case t.cancelled != relay.ReasonNone:
+		return l.conclude(t, relay.Cancelled, t.cancelled, r.attempt)
 	case closed == relay.ReasonEndpointDeleted:
 		return l.conclude(t, relay.Cancelled, closed, r.attempt)
 	case v.Kind == relay.VerdictHold:

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/owner"
@@ -32,6 +33,7 @@ type loop struct {
 	lanes    *lane.Lanes[*task]
 	appender *journal.Appender // safe
 	snapshot *registry.Snapshot
+	erased   *erasure.Snapshot
 
 	live       map[owner.Key]*task     // in a lane or in flight
 	flying     []*task                 // in flight, in no order
@@ -50,6 +52,7 @@ type loop struct {
 
 	waiting    []waiter      // for a sync
 	settling   []settlement  // for a registry revision
+	wishes     map[string]wish // of those who erase, by operation
 	unsynced   bool          // something was appended since the last sync was asked for
 	checkpoint checkpointing // see checkpoint.go
 	lastExpiry time.Time
@@ -64,6 +67,7 @@ type loop struct {
 	commandC   chan command
 	syncedC    chan synced
 	snapshotC  chan *registry.Snapshot
+	erasedC    chan *erasure.Snapshot
 	savedC     chan saved
 	dirtyC     chan struct{} // to keepSynced: there is something to sync
 	hurryC     chan struct{} // to keepSynced: somebody waits for it
@@ -76,6 +80,7 @@ type loop struct {
 func (l *loop) loop(ctx context.Context) error {
 	now := l.o.Clock()
 	l.clockSeen = now
+	l.erased = l.o.Erasures.Snapshot()
 	l.adopt(l.o.Registry.Snapshot(), now)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -100,6 +105,8 @@ func (l *loop) loop(ctx context.Context) error {
 			l.saved(s)
 		case s := <-l.snapshotC:
 			err = l.adopt(s, l.o.Clock())
+		case s := <-l.erasedC:
+			err = l.adoptErasures(s)
 		case <-ticker.C:
 			err = l.housekeep(l.o.Clock())
 		case <-wake.C:
@@ -192,17 +199,17 @@ func signal(c chan struct{}) {
 }
 
 // dispatch gives couriers what has its turn; nothing while the registry's changes are not heard, for an endpoint may have
-// been paused.
+// been paused, nor while those of the erasures are not.
 func (l *loop) dispatch(now time.Time) error {
-	for l.o.Registry.Err() == nil {
+	for l.o.Registry.Err() == nil && l.o.Erasures.Err() == nil {
 		ticket, ok := l.lanes.Next(now)
 		if !ok {
 			break
 		}
 		t := ticket.Item
-		if t.cancelled {
+		if t.cancelled != relay.ReasonNone {
 			l.lanes.Done(ticket, lane.Result{Uncounted: true}, now)
-			if err := l.conclude(t, relay.Cancelled, relay.ReasonCancelled, nil); err != nil {
+			if err := l.conclude(t, relay.Cancelled, t.cancelled, nil); err != nil {
 				return err
 			}
 			continue
@@ -258,6 +265,9 @@ func (l *loop) housekeep(now time.Time) error {
 	l.expire(now)
 	l.checkSettled(now)
 	l.forgetTallies(now)
+	if err := l.grant(); err != nil {
+		return err
+	}
 	l.hungry = true
 	l.metrics.observe(l)
 	return l.startCheckpoint(now)

@@ -2,8 +2,9 @@
 // each delivery its turn in its endpoint's lane, hands it to the courier, and appends what became of it to OUTCOMES.
 //
 // It promises that an event is above the saved cursor until an outcome of each of its deliveries is in OUTCOMES, so that
-// kill -9 at any moment loses nothing; that a delivery which OUTCOMES knows to be settled is not sent again; and that
-// nothing is sent under a registry older than the one it confirmed with Settle. It decides nothing itself about
+// kill -9 at any moment loses nothing; that a delivery which OUTCOMES knows to be settled is not sent again; that
+// nothing is sent under a registry older than the one it confirmed with Settle; and that nothing is sent of an event of which it
+// knows that it was erased. It decides nothing itself about
 // policy (route), order and turns (owner, lane), retries (retry) or what an answer means (courier): it carries values
 // between them. It trusts the journal to refuse its appends once another owner has written.
 package partition
@@ -19,6 +20,7 @@ import (
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/courier"
+	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/owner"
@@ -34,11 +36,12 @@ type Courier interface {
 	Send(context.Context, *courier.Parcel, int) (relay.Attempt, relay.Verdict)
 }
 
-// Options are what a partition is run with. Journal, Registry, Courier, Logger and Metrics are required.
+// Options are what a partition is run with. Journal, Registry, Erasures, Courier, Logger and Metrics are required.
 type Options struct {
 	Partition int
 	Journal   *journal.Journal
 	Registry  *registry.Registry
+	Erasures  *erasure.Set
 	Courier   Courier
 	// Suspend is called, in a goroutine of its own, when a receiver said that it is gone for good.
 	Suspend func(ctx context.Context, endpointID string, reason relay.Reason)
@@ -197,6 +200,7 @@ func (l *loop) run(ctx context.Context) error {
 	beside.Go(func() { l.fetch(work) })
 	beside.Go(func() { l.keepSynced(work) })
 	beside.Go(func() { l.watchRegistry(work) })
+	beside.Go(func() { l.watchErasures(work) })
 
 	err = l.loop(ctx)
 
@@ -249,6 +253,7 @@ func (l *loop) discard(beside *sync.WaitGroup) {
 		case <-l.resultC:
 		case <-l.syncedC:
 		case <-l.snapshotC:
+		case <-l.erasedC:
 		case <-l.savedC:
 		case command := <-l.commandC:
 			command.answer(ErrUnavailable)
@@ -266,6 +271,7 @@ func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
 		routedC: make(chan routed, 256), fetchC: make(chan []fetchItem, 1), fetchedC: make(chan fetched, 16),
 		courierC: make(chan *task, o.Limits.InFlight+o.Limits.Slow), resultC: make(chan result, 1024),
 		commandC: make(chan command, 16), syncedC: make(chan synced, 1), snapshotC: make(chan *registry.Snapshot, 1),
+		erasedC: make(chan *erasure.Snapshot, 1), wishes: map[string]wish{},
 		savedC: make(chan saved, 1), dirtyC: make(chan struct{}, 1), hurryC: make(chan struct{}, 1),
 		ahead: semaphore.NewWeighted(readAhead),
 	}

@@ -20,8 +20,9 @@ type task struct {
 	redacted int
 	first    bool // no outcome of it was recorded yet
 
-	cancelled bool    // a caller asked for it
-	waiters   []reply // of that caller
+	subject   string       // of the event, as it was published: it may be erased
+	cancelled relay.Reason // why it ends when it can: a caller asked for it, or it was erased
+	waiters   []reply      // of that caller
 	ticket    *lane.Ticket[*task]
 	started   time.Time
 	ctx       context.Context
@@ -38,9 +39,9 @@ func (t *task) outcome(state relay.DeliveryState, reason relay.Reason) *relay.Ou
 	return o
 }
 
-func newTask(d *relay.Delivery, ep *registry.Endpoint, redacted int, first bool) *task {
+func newTask(d *relay.Delivery, ep *registry.Endpoint, subject string, redacted int, first bool) *task {
 	t := &task{
-		key: owner.Key{Seq: d.Seq, Endpoint: ep.ID}, delivery: d, endpoint: ep,
+		key: owner.Key{Seq: d.Seq, Endpoint: ep.ID}, delivery: d, endpoint: ep, subject: subject,
 		attempts: d.Attempts, progress: d.Progress, redacted: redacted, first: first,
 	}
 	if ep.RateLimit > 0 {
