@@ -113,4 +113,9 @@ type Outcome struct {
 	Attempt  *Attempt // the attempt that brought the change about, if one did
 
 	Redacted int // fields that policy dropped, masked or replaced
+
+	// Retold is not 0 where the outcome is told once more, because a record of the log that held it, or its Attempt, was
+	// erased: State and all else are as they were after the OUTCOMES sequence that it names, and only Attempt may be of an earlier one. What
+	// was told after that sequence stays true.
+	Retold uint64
 }

@@ -234,14 +234,16 @@ type OutcomeRecord struct {
 	// A state of relay.DeliveryState.
 	State string `protobuf:"bytes,11,opt,name=state,proto3" json:"state,omitempty"`
 	// A reason of relay.Reason.
-	Reason        string          `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
-	Time          int64           `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`
-	Attempts      uint32          `protobuf:"varint,14,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Due           int64           `protobuf:"varint,15,opt,name=due,proto3" json:"due,omitempty"`
-	Deadline      int64           `protobuf:"varint,16,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	Progress      *ProgressRecord `protobuf:"bytes,17,opt,name=progress,proto3" json:"progress,omitempty"`
-	Attempt       *AttemptRecord  `protobuf:"bytes,18,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Redacted      uint32          `protobuf:"varint,19,opt,name=redacted,proto3" json:"redacted,omitempty"`
+	Reason   string          `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	Time     int64           `protobuf:"varint,13,opt,name=time,proto3" json:"time,omitempty"`
+	Attempts uint32          `protobuf:"varint,14,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Due      int64           `protobuf:"varint,15,opt,name=due,proto3" json:"due,omitempty"`
+	Deadline int64           `protobuf:"varint,16,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	Progress *ProgressRecord `protobuf:"bytes,17,opt,name=progress,proto3" json:"progress,omitempty"`
+	Attempt  *AttemptRecord  `protobuf:"bytes,18,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Redacted uint32          `protobuf:"varint,19,opt,name=redacted,proto3" json:"redacted,omitempty"`
+	// The OUTCOMES sequence as of which this is told once more, in place of a record that was erased; 0: told first.
+	Retold        uint64 `protobuf:"varint,20,opt,name=retold,proto3" json:"retold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -405,6 +407,13 @@ func (x *OutcomeRecord) GetAttempt() *AttemptRecord {
 func (x *OutcomeRecord) GetRedacted() uint32 {
 	if x != nil {
 		return x.Redacted
+	}
+	return 0
+}
+
+func (x *OutcomeRecord) GetRetold() uint64 {
+	if x != nil {
+		return x.Retold
 	}
 	return 0
 }
@@ -1843,7 +1852,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\asubject\x18\x06 \x01(\tR\asubject\x12\x12\n" +
 	"\x04data\x18\a \x01(\fR\x04data\"H\n" +
 	"\x0eOutcomesRecord\x126\n" +
-	"\boutcomes\x18\x01 \x03(\v2\x1a.sealpost.v1.OutcomeRecordR\boutcomes\"\xc4\x04\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x1a.sealpost.v1.OutcomeRecordR\boutcomes\"\xdc\x04\n" +
 	"\rOutcomeRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1f\n" +
 	"\vdelivery_id\x18\x02 \x01(\tR\n" +
@@ -1869,7 +1878,8 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\bdeadline\x18\x10 \x01(\x03R\bdeadline\x127\n" +
 	"\bprogress\x18\x11 \x01(\v2\x1b.sealpost.v1.ProgressRecordR\bprogress\x124\n" +
 	"\aattempt\x18\x12 \x01(\v2\x1a.sealpost.v1.AttemptRecordR\aattempt\x12\x1a\n" +
-	"\bredacted\x18\x13 \x01(\rR\bredacted\"R\n" +
+	"\bredacted\x18\x13 \x01(\rR\bredacted\x12\x16\n" +
+	"\x06retold\x18\x14 \x01(\x04R\x06retold\"R\n" +
 	"\x0eProgressRecord\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\rR\x04next\x12\x14\n" +

@@ -66,7 +66,7 @@ func (h *Hub) tell(group []relay.SequencedOutcome) {
 	defer h.mu.Unlock()
 	for w := range h.watchers {
 		for i := range group {
-			if group[i].State == relay.Unmatched {
+			if group[i].State == relay.Unmatched || group[i].Retold != 0 {
 				continue
 			}
 			select {

@@ -115,6 +115,10 @@ func (s *State) Known(k Key) bool {
 
 // Fold applies an outcome that was read from the log at start, at its OUTCOMES sequence.
 func (s *State) Fold(seq uint64, o *relay.Outcome) {
+	if o.Retold != 0 { // nothing new
+		s.reach(seq)
+		return
+	}
 	k := Key{o.Seq, o.EndpointID}
 	if o.Seq > s.window.base {
 		if s.known == nil {
@@ -143,6 +147,9 @@ func (s *State) Whole() { s.whole = s.folded }
 func (s *State) Apply(seq uint64, o *relay.Outcome, first, busy bool) {
 	k := Key{o.Seq, o.EndpointID}
 	s.reach(seq)
+	if o.Retold != 0 { // nothing new
+		return
+	}
 	if first {
 		s.window.record(o.Seq)
 	}

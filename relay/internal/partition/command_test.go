@@ -175,7 +175,7 @@ func TestCancelInLane(t *testing.T) {
 	cancelled := make(chan error, 1)
 	go func() { cancelled <- w.owners().Cancel(t.Context(), 0, ref(seqs[1], "evt_2", "ep")) }()
 	w.until("the command", func() (arrived bool) {
-		w.do(func(l *loop) { arrived = l.live[owner.Key{Seq: seqs[1], Endpoint: "ep"}].cancelled })
+		w.do(func(l *loop) { arrived = l.live[owner.Key{Seq: seqs[1], Endpoint: "ep"}].cancelled != "" })
 		return arrived
 	})
 	open()

@@ -70,8 +70,8 @@ type erase struct {
 	Operation string `json:"operation"`
 	// Events have no delivery that is open when it answers.
 	Events []erasedEvent `json:"events,omitempty"`
-	// Outcomes are appended; they tell again what is settled, without what is not to be kept.
-	Outcomes [][]byte `json:"outcomes,omitempty"`
+	// Outcomes, a record of them, are appended; each is Retold.
+	Outcomes []byte `json:"outcomes,omitempty"`
 	// Past is an OUTCOMES sequence up to which no start reads any more when it answers.
 	Past uint64 `json:"past,omitempty"`
 }
@@ -96,15 +96,15 @@ func (o Owners) EndErased(ctx context.Context, operation, tenant string, revisio
 	return o.ask(ctx, o.Journal.Partition(tenant), request{Kind: kindErase, Tenant: tenant, Revision: revision, Erase: e})
 }
 
-// Retell has outcomes of settled deliveries appended that tell less than those before them, and returns once that is durable.
+// Retell has outcomes appended that take the place of earlier ones (see relay.Outcome.Retold), and returns once that is
+// durable.
 func (o Owners) Retell(ctx context.Context, operation, tenant string, outcomes []relay.Outcome) error {
 	e := &erase{Operation: operation}
 	for i := range outcomes {
-		encoded, err := record.EncodeOutcome(nil, &outcomes[i])
-		if err != nil {
+		var err error
+		if e.Outcomes, err = record.AppendOutcome(e.Outcomes, &outcomes[i]); err != nil {
 			return err
 		}
-		e.Outcomes = append(e.Outcomes, encoded)
 	}
 	return o.ask(ctx, o.Journal.Partition(tenant), request{Kind: kindErase, Tenant: tenant, Erase: e})
 }
@@ -221,17 +221,15 @@ func (l *loop) endOne(k owner.Key, tenant string, ev *erasedEvent) (bool, error)
 	return true, l.record(outcomeOf(d, relay.Cancelled, relay.ReasonErased), !e.Recorded, false)
 }
 
-// retell appends outcomes of settled deliveries. One that is not settled here has its last word still to come: it is left alone.
-func (l *loop) retell(outcomes []*relay.Outcome) error {
-	for _, o := range outcomes {
-		k := owner.Key{Seq: o.Seq, Endpoint: o.EndpointID}
-		if _, open := l.state.Get(k); open || !o.State.Terminal() || o.Seq > l.state.Routed() {
+// retell appends what was told before. It says nothing new of any delivery.
+func (l *loop) retell(outcomes []relay.Outcome) error {
+	for i := range outcomes {
+		if outcomes[i].Retold == 0 {
 			continue
 		}
-		if err := l.keep(o); err != nil {
+		if err := l.record(&outcomes[i], false, false); err != nil {
 			return err
 		}
-		l.state.Apply(l.appender.Last(), o, false, false)
 	}
 	return nil
 }

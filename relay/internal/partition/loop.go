@@ -50,11 +50,11 @@ type loop struct {
 	stopping   bool
 	workers    int
 
-	waiting    []waiter      // for a sync
-	settling   []settlement  // for a registry revision
+	waiting    []waiter        // for a sync
+	settling   []settlement    // for a registry revision
 	wishes     map[string]wish // of those who erase, by operation
-	unsynced   bool          // something was appended since the last sync was asked for
-	checkpoint checkpointing // see checkpoint.go
+	unsynced   bool            // something was appended since the last sync was asked for
+	checkpoint checkpointing   // see checkpoint.go
 	lastExpiry time.Time
 	clockSeen  time.Time // when setBack looked at the clock last
 	recording  recording // see record.go
@@ -99,6 +99,7 @@ func (l *loop) loop(ctx context.Context) error {
 			err = l.place(f)
 		case c := <-l.commandC:
 			c.run(l)
+			err = l.grant()
 		case s := <-l.syncedC:
 			err = l.synced(s)
 		case s := <-l.savedC:

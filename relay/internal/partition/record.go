@@ -38,8 +38,10 @@ func (l *loop) record(o *relay.Outcome, first, busy bool) error {
 		return err
 	}
 	l.state.Apply(r.seq, o, first, busy)
-	l.metrics.outcome(o)
-	l.countOutcome(o)
+	if o.Retold == 0 {
+		l.metrics.outcome(o)
+		l.countOutcome(o)
+	}
 	if len(r.bytes) >= recordBytes {
 		return l.append()
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/courier"
 	"github.com/sealpost/sealpost/relay/internal/egress"
+	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/keys"
 	"github.com/sealpost/sealpost/relay/internal/lane"
@@ -41,6 +42,7 @@ type world struct {
 	dir      string
 	journal  *journal.Journal
 	registry *registry.Registry
+	erasures *erasure.Set
 	root     *keys.Root
 	*partner
 	offset  atomic.Int64 // of the clock
@@ -91,6 +93,14 @@ func openWorld(tb testing.TB, dir string) *world {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(w.registry.Close)
+	tombstones, err := w.journal.Bucket(tb.Context(), erasure.BucketName)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if w.erasures, err = erasure.Open(tb.Context(), tombstones, root, slog.New(slog.DiscardHandler)); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(w.erasures.Close)
 	tb.Cleanup(w.shut)
 	return w
 }
@@ -175,7 +185,7 @@ func (w *world) many(n int) (seqs []uint64) {
 
 func (w *world) made() Options {
 	o := Options{
-		Journal: w.journal, Registry: w.registry, Courier: w.partner, Schedule: retry.Schedule{Intervals: []time.Duration{5 * time.Millisecond}},
+		Journal: w.journal, Registry: w.registry, Erasures: w.erasures, Courier: w.partner, Schedule: retry.Schedule{Intervals: []time.Duration{5 * time.Millisecond}},
 		SyncEvery: 2 * time.Millisecond, CheckpointEvery: 20 * time.Millisecond, Clock: w.now, StopGrace: 5 * time.Second,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: NewMetrics(prometheus.NewRegistry()),
 	}

@@ -60,6 +60,7 @@ func encodeOutcome(o *relay.Outcome) *pb.OutcomeRecord {
 		Seq: o.Seq, Partition: uint32(o.Partition),
 		State: string(o.State), Reason: string(o.Reason), Time: nanos(o.Time),
 		Attempts: uint32(o.Attempts), Due: nanos(o.Due), Deadline: nanos(o.Deadline), Redacted: uint32(o.Redacted),
+		Retold: o.Retold,
 	}
 	if o.Progress.Next > 0 {
 		r.Progress = &pb.ProgressRecord{
@@ -100,6 +101,7 @@ func decodeOutcome(o *relay.Outcome, r *pb.OutcomeRecord) error {
 		Seq: r.Seq, Partition: int(r.Partition),
 		State: relay.DeliveryState(r.State), Reason: relay.Reason(r.Reason), Time: at(r.Time),
 		Attempts: int(r.Attempts), Due: at(r.Due), Deadline: at(r.Deadline), Redacted: int(r.Redacted),
+		Retold: r.Retold,
 	}
 	if p := r.Progress; p != nil {
 		if len(p.Digest) != len(o.Progress.Digest) {
