@@ -26,7 +26,8 @@ type Ledger interface {
 	// of the last of them), both or neither. Applying outcomes again that were applied before
 	// changes nothing: those at or below the position are left out by the implementation. It takes effect only if the
 	// position is still the one that this Ledger last answered for the partition, by Position or Apply, and
-	// is ErrPositionLost otherwise.
+	// is ErrPositionLost otherwise. An outcome that is Retold changes nothing of a delivery of which a later one than it names was applied,
+	// but for the attempt that it carries.
 	Apply(ctx context.Context, partition int, upTo uint64, outcomes []SequencedOutcome) error
 	// Position is the sequence in OUTCOMES up to which a partition was applied; 0 for a view that is new or was lost.
 	Position(ctx context.Context, partition int) (uint64, error)
@@ -43,6 +44,10 @@ type Ledger interface {
 	// of an unmatched event goes in the same way; an event's own goes with its last delivery. What is not settled
 	// stays whatever the bounds. It returns how many deliveries and unmatched events it removed.
 	Trim(ctx context.Context, before time.Time, maxBytes int64) (int, error)
+	// Scrub has what was written over or removed of deliveries accepted from one time up to another leave the disk, as far as the implementation
+	// can; it returns when that is so. The embedded one does; a Redis server that writes a log of its commands
+	// keeps the old values in it until it rewrites that log.
+	Scrub(ctx context.Context, from, to time.Time) error
 	// Ping tells whether the view can be read and written now.
 	Ping(ctx context.Context) error
 	Close() error

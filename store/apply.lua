@@ -1,6 +1,6 @@
--- ARGV: base, then for each delivery: id, endpoint, event, record, keep, n, and n times an attempt's number and content.
+-- ARGV: base, then for each delivery: id, endpoint, event, record, retold, keep, n, and n times an attempt's number and content.
 -- keep is how many attempts may stand beside the record's first. An outcome that was applied before, or after which a
--- later one was, changes nothing.
+-- later one was, changes nothing; one that is told once more (retold is 1) changes attempts alone then.
 local base, i, grown = ARGV[1], 2, 0
 
 -- prune leaves, of the attempts beside the record, the latest ones, and the first if the record does not hold it.
@@ -18,12 +18,32 @@ end
 
 while i <= #ARGV do
   local id, endpoint, event, raw = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local keep, n = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
-  i = i + 6
+  local retold, keep, n = ARGV[i + 4] == '1', tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6])
+  i = i + 7
   local new, old = head(raw), nil
   local before = redis.call('GET', base .. 'd:' .. id)
   if before then old = head(before) end
-  if not (old and old.partition == new.partition and old.sequence >= new.sequence) then
+  local apply = not (old and old.partition == new.partition and old.sequence >= new.sequence)
+  if retold and old then
+    apply = old.accept == new.accept
+    if apply and new.first ~= '' then -- it may have been too large to be part of the record
+      local key = base .. 'h:' .. id
+      local was = redis.call('HSTRLEN', key, '1')
+      if was > 0 then
+        grown = grown - was - PER_ATTEMPT
+        redis.call('HDEL', key, '1')
+      end
+    end
+    if apply and old.sequence > new.sequence then
+      raw = before
+      if new.first ~= '' then
+        raw = before:sub(1, 22) .. struct.pack('>I4', #new.first) .. before:sub(27, 28 + #old.kind) .. new.first
+          .. before:sub(29 + #old.kind + #old.first)
+      end
+      new = head(raw)
+    end
+  end
+  if apply then
     if old and old.accept ~= new.accept then -- an earlier life
       grown = grown - erase(base, id, endpoint, event, before, old)
       old = nil

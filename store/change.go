@@ -15,6 +15,8 @@ type change struct {
 	id       string
 	last     *relay.SequencedOutcome
 	attempts []*relay.Attempt
+	// retold tells that last is Outcome.Retold: what is stored already of a later state stays, but for the attempts.
+	retold bool
 }
 
 // fold sums up the outcomes above position, one change a delivery, in the order in which deliveries first appear. The
@@ -44,9 +46,17 @@ func fold(partition int, position, upTo uint64, outcomes []relay.SequencedOutcom
 		}
 		c := &changes[n]
 		if seen && sortable(c.last.AcceptTime) != sortable(o.AcceptTime) {
+			if o.Retold != 0 {
+				continue // of an earlier life
+			}
 			c.attempts = nil
 		}
-		c.last = o
+		if !seen || o.Retold == 0 || c.retold && o.Retold >= c.last.Retold {
+			c.last, c.retold = o, o.Retold != 0
+		}
+		if o.Attempt != nil && o.Retold != 0 {
+			c.attempts = slices.DeleteFunc(c.attempts, func(a *relay.Attempt) bool { return a.Number == o.Attempt.Number })
+		}
 		if o.Attempt != nil {
 			c.attempts = append(c.attempts, o.Attempt)
 		}
@@ -91,6 +101,9 @@ func (c *change) record() record {
 		State: o.State, Reason: o.Reason, Attempts: o.Attempts, Due: o.Due, Deadline: o.Deadline,
 		Updated: o.Time, Redacted: o.Redacted, Progress: o.Progress,
 	}}
+	if o.Retold != 0 {
+		r.sequence = o.Retold
+	}
 	if o.State == relay.Unmatched {
 		r.EndpointID = ""
 	}

@@ -124,6 +124,7 @@ func pebbleOptions(cache *pebble.Cache, log *slog.Logger) *pebble.Options {
 		FormatMajorVersion:          pebble.FormatNewest,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
 		Logger:                      pebbleLogger{log},
+		Cleaner:                     newCleaner(pebble.ArchiveCleaner.Clean),
 		EventListener:               pebbleEvents(log),
 	}
 	for i := range o.Levels {

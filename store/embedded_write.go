@@ -75,6 +75,22 @@ func (w *writer) put(c *change) error {
 		// A record that cannot be read is written over: the newest outcome tells the whole state.
 		old = found
 	}
+	if c.retold && old != nil {
+		switch {
+		case sortable(old.AcceptTime) != at.accept:
+			return nil // another life of it
+		case old.sequence > r.sequence:
+			r = *old
+			if len(first) > 0 {
+				r.first = first
+			}
+		}
+		if len(first) > 0 { // it may have been too large to be part of the record
+			if err := w.delete(w.attemptKey(at, 1)); err != nil {
+				return err
+			}
+		}
+	}
 	if old != nil {
 		same := sortable(old.AcceptTime) == at.accept
 		if same && len(r.first) == 0 {
@@ -111,6 +127,9 @@ func (w *writer) put(c *change) error {
 // needed of an event that nobody was to have.
 func (w *writer) fresh(c *change, embedded bool, beside []keptAttempt) bool {
 	code, _ := stateCode(c.last.State)
+	if c.retold {
+		return false
+	}
 	if code == codeUnmatched {
 		return true
 	}

@@ -430,7 +430,11 @@ func appendChange(args []any, c *change) []any {
 	if len(beside) > relay.MaxAttemptsKept {
 		beside = append(beside[:1:1], beside[len(beside)-maxBeside:]...)
 	}
-	args = append(args, c.id, r.EndpointID, r.EventID, appendRecord(nil, &r), maxBeside, len(beside))
+	retold := 0
+	if c.retold {
+		retold = 1
+	}
+	args = append(args, c.id, r.EndpointID, r.EventID, appendRecord(nil, &r), retold, maxBeside, len(beside))
 	for _, a := range beside {
 		args = append(args, a.number, a.data)
 	}
@@ -475,6 +479,9 @@ func (s *inRedis) run(ctx context.Context, script *redis.Script, calls []*script
 	})
 	return done, err
 }
+
+// Scrub is part of relay.Ledger. Nothing is left of an old value in the server's memory; what it wrote to its disk is its own.
+func (s *inRedis) Scrub(ctx context.Context, _, _ time.Time) error { return s.enter(ctx) }
 
 // Ping writes a key of its own and, in a cluster, reaches each node.
 func (s *inRedis) Ping(ctx context.Context) error {

@@ -33,6 +33,8 @@ func Run(t *testing.T, fresh func(testing.TB) Place) {
 		"History":         testHistory,
 		"Events":          testEvents,
 		"SecondLife":      testSecondLife,
+		"Retold":          testRetold,
+		"RetoldAlone":     testRetoldAlone,
 		"Isolation":       testIsolation,
 		"BadQueries":      testBadQueries,
 		"BadOutcomes":     testBadOutcomes,
