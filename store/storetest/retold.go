@@ -32,7 +32,7 @@ func retold(t *testing.T, l relay.Ledger, size int, state relay.DeliveryState, o
 	tenant := fmt.Sprintf("t-%d-%s-%v", size, stateName(state), oneGroup)
 	defer l.Close()
 	at := position(t, l, 0)
-	j := &journal{log: make([]relay.SequencedOutcome, at)}
+	j := behind(at)
 	var told []relay.Outcome
 	tell := func(s relay.DeliveryState, number int) {
 		o := outcome(tenant, 1, "ep_1", s)
@@ -97,7 +97,7 @@ func stateName(s relay.DeliveryState) string {
 // and of an earlier life of the same delivery it says nothing to a later one.
 func testRetoldAlone(t *testing.T, place Place) {
 	l := opened(t, place)
-	j := &journal{log: make([]relay.SequencedOutcome, 9)}
+	j := behind(9)
 	o := outcome("acme", 1, "ep_1", relay.Delivered)
 	o.Attempt, o.Retold = stripped(o.Attempt), 4
 	j.add(o)
@@ -122,4 +122,13 @@ func testRetoldAlone(t *testing.T, place Place) {
 	if got = get(t, l, "acme", o.DeliveryID); got.State != relay.Parked || len(got.History) != 0 {
 		t.Fatalf("%+v", got)
 	}
+}
+
+// behind is a journal of which n outcomes are no longer told.
+func behind(n uint64) *journal {
+	j := &journal{log: make([]relay.SequencedOutcome, n)}
+	for i := range j.log {
+		j.log[i].Sequence = uint64(i) + 1
+	}
+	return j
 }
