@@ -43,7 +43,7 @@ type Readiness struct {
 	Version string `json:"version"`
 	// Journal must be ok: without it nothing is accepted and nothing sent.
 	Journal string `json:"journal"`
-	// Registry must be ok: endpoints and accounts are heard of as they change.
+	// Registry must be ok: endpoints, accounts and erasures are heard of as they change.
 	Registry string `json:"registry"`
 	// View may be degraded: deliveries go on, and lists and look-ups fail.
 	View string `json:"view"`
@@ -67,7 +67,7 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 	case st.Full != nil:
 		r.Ready, r.Journal = false, "full: nothing is accepted until there is room on the disk; what was accepted is delivered"
 	}
-	if errors.Join(a.registry.Err(), a.access.Err()) != nil {
+	if errors.Join(a.registry.Err(), a.access.Err(), a.erasures.Err()) != nil {
 		r.Ready, r.Registry = false, "not heard: nothing is sent until it is"
 	}
 	if err := a.view.Ping(ctx); err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/control"
 	"github.com/sealpost/sealpost/relay/internal/courier"
 	"github.com/sealpost/sealpost/relay/internal/egress"
+	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/folder"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/keys"
@@ -56,6 +57,7 @@ type App struct {
 	ca        *pki.CA
 	guard     *egress.Guard
 	registry  *registry.Registry
+	erasures  *erasure.Set
 	access    *access.Keeper
 	view      relay.Ledger
 	hub       *ledger.Hub
@@ -93,6 +95,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		{"data folder", a.openFolder},
 		{"journal", a.openJournal},
 		{"registry", a.openRegistry},
+		{"erasures", a.openErasures},
 		{"accounts", a.openAccess},
 		{"view", a.openView},
 		{"courier", a.openCourier},
@@ -332,7 +335,7 @@ func (a *App) watchOver(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		err := errors.Join(a.registry.Err(), a.access.Err())
+		err := errors.Join(a.registry.Err(), a.access.Err(), a.erasures.Err())
 		if err == nil {
 			heard = time.Now()
 		} else if time.Since(heard) > unheardAtMost {
@@ -352,7 +355,7 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 	for {
 		began := time.Now()
 		err := partition.Run(ctx, partition.Options{
-			Partition: p, Journal: a.journal, Registry: a.registry, Courier: a.courier, Suspend: a.suspend,
+			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend,
 			Projected: a.projector[p].Position, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
 			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age,
 			StopGrace: a.o.StopGrace, Clock: a.o.Clock, Logger: a.log, Metrics: metrics,

@@ -45,17 +45,18 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/operation", "proto/sealpost/v1 relay/internal/journal"},
 	{"relay/internal/registry", "proto/sealpost/v1 relay relay/internal/filter relay/internal/journal relay/internal/keys relay/internal/redact signer"},
 	{"relay/internal/ledger", "relay relay/internal/journal relay/internal/record"},
+	{"relay/internal/erasure", "proto/sealpost/v1 relay relay/internal/journal relay/internal/operation relay/internal/record"},
 	// The path of an event: routed, carried, and the partition's owner that has both done.
 	{"relay/internal/route", "relay relay/internal/filter relay/internal/registry"},
 	{"relay/internal/courier", "relay relay/chunk relay/internal/egress relay/internal/pki relay/internal/retry signer"},
-	{"relay/internal/partition", "relay relay/internal/breaker relay/internal/courier relay/internal/journal relay/internal/lane relay/internal/owner " +
+	{"relay/internal/partition", "relay relay/internal/breaker relay/internal/courier relay/internal/erasure relay/internal/journal relay/internal/lane relay/internal/owner " +
 		"relay/internal/record relay/internal/registry relay/internal/retry relay/internal/route relay/internal/tally"},
 	// The one door, and its faces.
 	{"relay/internal/control", "relay relay/internal/access relay/internal/audit relay/internal/egress relay/internal/filter relay/internal/journal " +
 		"relay/internal/pki relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
 	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/redact relay/internal/registry"},
 	// The place that wires.
-	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress " +
+	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
 		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/partition relay/internal/pki " +
 		"relay/internal/registry relay/internal/retry relay/internal/route signer"},
 	// The view knows the port that it implements, and no more.
@@ -94,7 +95,7 @@ var theirs = map[string]string{
 	"github.com/grpc-ecosystem/grpc-gateway": "proto/sealpost/v1 relay/internal/api",
 	"google.golang.org/genproto/":            "relay/client relay/internal/api cmd/sealpost",
 	"google.golang.org/grpc":                 "proto/sealpost/v1 relay/app relay/client relay/internal/api cmd/sealpost cmd/sealpost/demo test/rig",
-	"google.golang.org/protobuf/":            "proto/sealpost/v1 relay/client relay/internal/access relay/internal/api relay/internal/audit relay/internal/operation relay/internal/record relay/internal/registry cmd/sealpost cmd/sealpost/demo",
+	"google.golang.org/protobuf/":            "proto/sealpost/v1 relay/client relay/internal/access relay/internal/api relay/internal/audit relay/internal/erasure relay/internal/operation relay/internal/record relay/internal/registry cmd/sealpost cmd/sealpost/demo",
 	"pgregory.net/rapid":                     "store/storetest",
 	"golang.org/x/":                          "*",
 }
