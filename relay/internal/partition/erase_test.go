@@ -68,7 +68,10 @@ func (w *world) erasing(wrap func(erasure.Owners) erasure.Owners) *eraser {
 		Partition: w.journal.Partition, Logger: slog.New(slog.DiscardHandler),
 		Runners: map[operation.Kind]operation.Runner{operation.Erasure: &erasure.Runner{
 			Set: w.erasures, Journal: w.journal, Owners: owners, View: e.view, Now: w.now,
-			Record: func(_ context.Context, op operation.Operation, _ erasure.Digest) error { e.done = append(e.done, op); return nil },
+			Record: func(_ context.Context, op operation.Operation, _ erasure.Digest) error {
+				e.done = append(e.done, op)
+				return nil
+			},
 		}},
 	})
 	if err != nil {
