@@ -343,7 +343,7 @@ func (s *embedded) Apply(ctx context.Context, partition int, upTo uint64, outcom
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	w := &writer{store: s, batch: s.db.NewBatchWithSize(2048 * (len(changes) + 1)), bytes: map[uint64]int64{}}
+	w := &writer{store: s, batch: s.db.NewBatch(), bytes: map[uint64]int64{}}
 	defer w.batch.Close()
 	for i := range changes {
 		if err := w.put(&changes[i]); err != nil {

@@ -2,10 +2,14 @@ package record_test
 
 import (
 	"bytes"
+	"errors"
 	"reflect"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/sealpost/sealpost/proto/sealpost/v1"
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/record"
 )
@@ -46,25 +50,31 @@ func FuzzDecodeOutcomes(f *testing.F) {
 	})
 }
 
-// FuzzDecodeEvent likewise.
+// FuzzDecodeEvent: what is read is what a decoder of the whole protocol reads, for every record that it does.
 func FuzzDecodeEvent(f *testing.F) {
-	b, err := record.EncodeEvent(nil, &relay.Event{Tenant: "acme", ID: "evt_1", Type: "a.b", Time: time.Unix(1, 0), Data: []byte(`{"a":1}`)})
+	b, err := record.EncodeEvent(nil, &relay.Event{Tenant: "acme", ID: "evt_1", Type: "a.b", Time: time.Unix(1, 0), Subject: "c/1", Data: []byte(`{"a":1}`)})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	f.Add(append(b, b...))
+	f.Add(append(bytes.Clone(b), 0x12, 0x01, 0xff)) // not UTF-8
+	f.Add(append(bytes.Clone(b), 0x2a, 0x00, 0x7b, 0x7c))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		first, err := record.DecodeEvent(b, 1, time.Time{})
-		if err != nil {
+		var want pb.EventRecord
+		err := proto.Unmarshal(b, &want)
+		got, failed := record.DecodeEvent(b, 7, time.Unix(3, 0))
+		if known := err == nil && 0 < want.Version && want.Version <= record.Version; known != (failed == nil) {
+			t.Fatalf("read: %v; the whole protocol: %v, version %d", failed, err, want.Version)
+		} else if !known {
+			if !errors.Is(failed, record.ErrRecord) {
+				t.Fatal(failed)
+			}
 			return
 		}
-		again, err := record.EncodeEvent(nil, first)
-		if err != nil {
-			t.Fatalf("what was read cannot be written: %v", err)
-		}
-		second, err := record.DecodeEvent(again, 1, time.Time{})
-		if err != nil || !bytes.Equal(first.Data, second.Data) || first.ID != second.ID || !first.Time.Equal(second.Time) {
-			t.Fatalf("read %+v, then %+v: %v", first, second, err)
+		if got.Tenant != want.Tenant || got.ID != want.Id || got.Type != want.Type || got.Subject != want.Subject || !bytes.Equal(got.Data, want.Data) ||
+			want.Time != 0 && got.Time.UnixNano() != want.Time || got.Time.IsZero() != (want.Time == 0) || got.Seq != 7 {
+			t.Fatalf("read %+v, want %v", got, &want)
 		}
 	})
 }

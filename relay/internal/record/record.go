@@ -21,26 +21,6 @@ const Version = 1
 // ErrRecord is the error of bytes that are no record of a known version.
 var ErrRecord = errors.New("not a journal record that this version can read")
 
-// EncodeEvent appends the event's record to b. The event's place and time in the log are the log's to say.
-func EncodeEvent(b []byte, e *relay.Event) ([]byte, error) {
-	return proto.MarshalOptions{}.MarshalAppend(b, &pb.EventRecord{
-		Version: Version,
-		Tenant:  e.Tenant, Id: e.ID, Type: e.Type, Time: nanos(e.Time), Subject: e.Subject, Data: e.Data,
-	})
-}
-
-// DecodeEvent reads an event's record that stands at seq since the given time.
-func DecodeEvent(b []byte, seq uint64, accepted time.Time) (*relay.Event, error) {
-	var r pb.EventRecord
-	if err := decode(b, &r); err != nil {
-		return nil, fmt.Errorf("event %d: %w", seq, err)
-	}
-	return &relay.Event{
-		Tenant: r.Tenant, ID: r.Id, Type: r.Type, Time: at(r.Time), Subject: r.Subject, Data: r.Data,
-		Seq: seq, AcceptTime: accepted,
-	}, nil
-}
-
 // AppendOutcome adds an outcome to a record of outcomes, which an empty b begins.
 func AppendOutcome(b []byte, o *relay.Outcome) ([]byte, error) {
 	r := encodeOutcome(o)
@@ -144,17 +124,7 @@ func decodeAttempt(r *pb.AttemptRecord) *relay.Attempt {
 	}
 }
 
-type versioned interface {
-	proto.Message
-	GetVersion() uint32
-}
-
-func decode(b []byte, r versioned) error {
-	if err := proto.Unmarshal(b, r); err != nil {
-		return fmt.Errorf("%w: %w", ErrRecord, err)
-	}
-	return known(r)
-}
+type versioned interface{ GetVersion() uint32 }
 
 // known refuses a record of a version that is newer than this program.
 func known(r versioned) error {
