@@ -241,7 +241,7 @@ func (c *Control) PreviewEvent(ctx context.Context, who access.Caller, ev relay.
 	ev.AcceptTime = c.now()
 	snapshot := c.Registry.Snapshot()
 	routed := make(map[string]Preview)
-	for r := range route.Handle(&ev, snapshot) {
+	for r := range route.Handle(&ev, snapshot, nil) {
 		p := Preview{EndpointID: r.Endpoint.ID, Outcome: PreviewWithheld, Reason: r.Reason, Redacted: r.Redacted}
 		if r.Kind == route.Send {
 			p.Outcome, p.Data = PreviewDelivery, r.Delivery.Data

@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
@@ -32,7 +33,7 @@ func (l *loop) read(ctx context.Context, from uint64) {
 		}
 		r := routed{event: ev}
 		snapshot := l.o.Registry.Snapshot()
-		for one := range route.Handle(ev, snapshot) {
+		for one := range route.Handle(ev, snapshot, l.overtaken.has) {
 			r.results = append(r.results, one)
 			r.weight += int64(len(one.Delivery.Data))
 		}
@@ -115,10 +116,32 @@ func (l *loop) admitOne(r *route.Routed, subject string, now time.Time) error {
 	default:
 		return l.record(t.outcome(relay.Parked, reason), true, false)
 	}
-	if l.behind(t) || !l.offer(t, now) {
+	if behind := l.behind(t); behind || r.Kind == route.Later || !l.offer(t, now) {
+		l.overtaken.set(t.key.Endpoint, behind)
 		l.deferTask(t, now)
 	}
 	return nil
+}
+
+// overtaken are the endpoints whose deliveries wait for others: what is routed for them now will be routed again when its turn
+// comes. The loop writes it and the reader reads it, a little late, which is no harm: what it takes for behind is fetched at once.
+type overtaken struct {
+	ids sync.Map // of endpoint ids
+}
+
+func (o *overtaken) has(endpointID string) bool {
+	_, ok := o.ids.Load(endpointID)
+	return ok
+}
+
+func (o *overtaken) set(endpointID string, behind bool) {
+	switch {
+	case behind == o.has(endpointID):
+	case behind:
+		o.ids.Store(endpointID, nil)
+	default:
+		o.ids.Delete(endpointID)
+	}
 }
 
 // behind tells whether the delivery must wait for others of its endpoint, or for being routed again because the endpoint
@@ -171,6 +194,7 @@ const maxDeferred = 1 << 16
 func (l *loop) deferTask(t *task, now time.Time) {
 	l.state.Defer(t.key, t.delivery.Deadline)
 	l.deferred = append(l.deferred, deferral{t.key, t.outcome(relay.Parked, relay.ReasonLaneFull), now})
+	l.hungry = true
 }
 
 // recordDeferred records as parked what has waited for as long as a delivery may wait in a lane, and the oldest above the

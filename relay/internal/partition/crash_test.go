@@ -399,12 +399,14 @@ func TestFence(t *testing.T) {
 // never synced.
 func TestStartsAgainWithUnsyncedOutcomes(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *Options) { o.SyncEvery, o.CheckpointEvery = time.Hour, time.Hour })
+	syncEvery := time.Hour
+	w := newWorld(t, func(o *Options) { o.SyncEvery, o.CheckpointEvery = syncEvery, time.Hour })
 	w.endpoint("ep")
 	w.start()
 	seqs := w.many(20)
 	w.until("attempts", func() bool { return len(w.received()) == len(seqs) && w.inFlight("ep") == 0 })
 	w.crash()
+	syncEvery = time.Millisecond // for what was not even appended is sent again
 	w.start()
 	w.finish()
 	w.reachAll(seqs, "ep", relay.Delivered)

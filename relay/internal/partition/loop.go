@@ -43,6 +43,7 @@ type loop struct {
 	tallies    map[string]*tally.Tally // by endpoint: what came of its attempts
 	forgot     time.Time               // when tallies were last let go of
 	told       map[[2]string]time.Time // when the log last said so, by endpoint and reason
+	overtaken  overtaken               // safe
 	urgent     []fetchItem             // to be fetched before any sweep
 	reopening  map[owner.Key]struct{}  // settled deliveries among them, that a caller wants sent again
 	fetching   bool

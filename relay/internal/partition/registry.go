@@ -63,6 +63,7 @@ func (l *loop) configure(ep *registry.Endpoint, now time.Time) error {
 	if ep.State == relay.EndpointDeleted {
 		l.purging[ep.ID] = struct{}{}
 		l.lanes.Remove(ep.ID)
+		l.overtaken.set(ep.ID, false)
 	}
 	return nil
 }

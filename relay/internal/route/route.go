@@ -33,11 +33,12 @@ type Routed struct {
 type Kind uint8
 
 // Send: the endpoint is to have the event. Withhold: it would, but nothing may leave. Skip: it does not want it (only from
-// One; Handle leaves those out).
+// One; Handle leaves those out). Later: it is to have it, and what of it One will say when its turn comes (only from Handle).
 const (
 	Send Kind = iota
 	Withhold
 	Skip
+	Later
 )
 
 // clockSkew is by how much the clocks of the processes that accept events and register endpoints may differ: an event is not
@@ -46,12 +47,19 @@ const clockSkew = time.Minute
 
 // Handle yields, for each endpoint whose subscription names the event, what becomes of it. An event that yields nothing
 // is unmatched. Endpoints that were never approved, and those made after the event was accepted, have no claim to
-// it.
-func Handle(ev *relay.Event, snapshot *registry.Snapshot) iter.Seq[Routed] {
+// it. Where behind says that an endpoint has others to be sent first, and no filter decides, policy is left for later: it would be
+// applied again then. A nil behind is none.
+func Handle(ev *relay.Event, snapshot *registry.Snapshot, behind func(endpointID string) bool) iter.Seq[Routed] {
 	return func(yield func(Routed) bool) {
 		var shared bodies
 		for ep := range snapshot.Match(ev.Tenant, ev.Type) {
 			if ep.State == relay.EndpointPending || ep.State == relay.EndpointUnverified || ev.AcceptTime.Before(ep.CreateTime.Add(-clockSkew)) {
+				continue
+			}
+			if behind != nil && ep.Filter == nil && ep.Err == nil && behind(ep.ID) {
+				if !yield(Routed{Kind: Later, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint)}) {
+					return
+				}
 				continue
 			}
 			if r := one(ev, ep, &shared); r.Kind != Skip && !yield(r) {
