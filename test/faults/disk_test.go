@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -15,9 +14,6 @@ import (
 
 	"github.com/sealpost/sealpost/test/rig"
 )
-
-// smallDisk says, in a test process that has mounts of its own, that it may mount one.
-const smallDisk = "FAULTS_SMALL_DISK"
 
 const (
 	diskSize = 192 << 20
@@ -29,7 +25,7 @@ const (
 // nothing may be mounted it takes the machine's own disk, of which all but a little is to be kept free, and fills that little.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	if os.Getenv(smallDisk) != "" {
+	if mayMount() {
 		diskFull(t, mount(t), 32<<20, true)
 		return
 	}
@@ -44,35 +40,10 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// inOwnMounts runs the test that calls it in such a process.
-func inOwnMounts(t *testing.T) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", fmt.Sprintf("-long=%v", *long))
-	cmd.Env = append(os.Environ(), smallDisk+"=1", rig.BinaryVariable+"="+binary)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	t.Logf("with mounts of its own:\n%s", out)
-	if err == nil && !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		err = errors.New("the test did not run there")
-	}
-	return err
-}
-
 // mount makes a small file system.
 func mount(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
 	if err := syscall.Mount("sealpost-test", dir, "tmpfs", 0, fmt.Sprintf("size=%d", diskSize)); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ package faults_test
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"testing"
 
@@ -20,7 +21,15 @@ var binary string
 
 var long = flag.Bool("long", os.Getenv("SEALPOST_TEST_LONG") != "", "more of everything; also by SEALPOST_TEST_LONG")
 
+var rounds = flag.Int("rounds", 0, "losses of power in each test of them; 0 is the default")
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if mayMount() {
+		if err := private(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(rig.Main(m, &binary))
 }
