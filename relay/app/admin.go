@@ -64,6 +64,8 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 		r.Ready, r.Journal = false, "not connected"
 	case !st.JetStream:
 		r.Ready, r.Journal = false, "JetStream does not answer"
+	case st.Unreadable != nil:
+		r.Ready, r.Journal = false, "not readable: nothing is accepted until the disk gives what was written to it; see the log"
 	case st.Full != nil:
 		r.Ready, r.Journal = false, "full: nothing is accepted until there is room on the disk; what was accepted is delivered"
 	}

@@ -137,6 +137,11 @@ func (a *App) openFolder(context.Context) (err error) {
 		return err
 	}
 	a.onClose("data folder", func(context.Context) error { return held.Close() })
+	for _, name := range []string{folderCA, folderJournal, folderView} {
+		if err := folder.Make(a.path(name), a.o.Fsync); err != nil {
+			return err
+		}
+	}
 	if a.keys, _, err = keys.OpenFile(a.path(fileSecretsKey)); err != nil {
 		return err
 	}

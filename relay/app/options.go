@@ -173,6 +173,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
+	if o.Fsync == nil {
+		o.Fsync = (*os.File).Sync
+	}
 	if o.OpenView == nil {
 		return o, errors.New("app: OpenView is required")
 	}

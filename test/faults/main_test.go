@@ -1,8 +1,10 @@
 // Package faults_test holds Sealpost against what goes wrong around it: receivers that hang, trickle, reset and lie; a disk that
-// runs full; clocks that are set back and forth; stops under load. Each test prints what it counted, and can be run alone:
+// runs full, loses power, or does not give what was written to it; clocks that are set back and forth; stops under load. Each test prints what it counted, and can be run alone:
 //
 //	go test -v -run TestReceivers ./test/faults          about 1,000 attempts; -long makes it 10,000
 //	go test -v -run TestDiskFull ./test/faults
+//	go test -v -run TestPowerLoss ./test/faults          three tests; -rounds sets how often, they need /dev/fuse
+//	go test -v -run TestReadErrors ./test/faults
 //	go test -v -run TestClockSteps ./test/faults
 //	go test -v -run TestGracefulRestart ./test/faults
 package faults_test

@@ -46,7 +46,7 @@ func onPowered(t *testing.T, test func(*testing.T)) {
 		return
 	}
 	if err := inOwnMounts(t); err != nil {
-		t.Fatalf("this test mounts a disk by FUSE, which takes Linux, /dev/fuse, and to be root or to be allowed user namespaces: %v", err)
+		t.Fatalf("with mounts of its own, which takes Linux, /dev/fuse, and to be root or to be allowed user namespaces: %v", err)
 	}
 }
 
@@ -210,12 +210,12 @@ func powerLoss(t *testing.T) {
 	}
 	endpoints := map[string]rig.Endpoint{}
 	for _, path := range []string{"/plain", "/stopping"} {
-		endpoints[path] = w.p.Register(server+path, nil)
+		endpoints[path] = w.p.Register(server+path, rig.Object{"chunkBytes": 1 << 20}) // no event is larger
 	}
 	events := sealpostv1.NewEventServiceClient(w.p.Conn())
 	var all book
 	moments := map[string]int{}
-	n := powerRounds(12, 100)
+	n := powerRounds(30, 300)
 	for round := range n {
 		var chance *rand.Rand
 		seed := rand.Uint64()
@@ -249,7 +249,7 @@ func powerLoss(t *testing.T) {
 		case "acting":
 			wish = []string{"pause", "resume"}[round/6%2]
 			ep := endpoints["/stopping"]
-			w.loseAfter(1+rand.IntN(12), chance, func() {
+			w.loseAfter(1+rand.IntN(100), chance, func() {
 				body := fmt.Appendf(nil, `{"tenant":%q}`, ep.Tenant)
 				a, err := w.p.Send("POST", "/v1/endpoints/"+ep.ID+":"+wish, "application/json", body)
 				told = err == nil && a.Status == http.StatusOK
@@ -347,7 +347,7 @@ func powerLossAtFirstStart(t *testing.T) {
 	acts := whole.disk.Acts()
 	whole.p.Kill()
 	ready, answered := 0, 0
-	n := powerRounds(20, 200)
+	n := powerRounds(40, 400)
 	for round := range n {
 		var chance *rand.Rand
 		seed := rand.Uint64()

@@ -58,6 +58,7 @@ var refusals = []struct {
 	{control.ErrExists, codes.AlreadyExists, ""},
 	{control.ErrStale, codes.Aborted, ""},
 	{control.ErrFull, codes.ResourceExhausted, ""},
+	{control.ErrUnreadable, codes.Unavailable, ""},
 	{control.ErrUnavailable, codes.Unavailable, ""},
 	{relay.ErrNotFound, codes.NotFound, ""},
 	{relay.ErrPageToken, codes.InvalidArgument, ""},

@@ -25,6 +25,8 @@ var (
 	// ErrUnavailable is for a part that cannot be reached or written to now; the act may or may not have taken place, and
 	// can be repeated.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrUnreadable is for events refused, and for questions, while the disk does not give what was written to it.
+	ErrUnreadable = errors.New("what was accepted before cannot be read now, and nothing more is accepted until it can")
 	// ErrFull is for events refused for want of space; nothing of them was kept.
 	ErrFull = errors.New("storage is full")
 	// ErrUnauthenticated is for a caller whose credential ended while it was calling.
@@ -80,6 +82,8 @@ func translated(err error) error {
 		return ErrStale
 	case errors.Is(err, journal.ErrFull):
 		return fmt.Errorf("%w: %w", ErrFull, err)
+	case errors.Is(err, journal.ErrUnreadable):
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
 	case errors.Is(err, relay.ErrPageToken):
 		return relay.Invalid{{Field: "pageToken", Rule: "is not one of this query's"}}
 	case errors.Is(err, journal.ErrUnavailable), errors.Is(err, journal.ErrFailed), errors.Is(err, journal.ErrClosed),

@@ -67,7 +67,7 @@ func Open(dir string, l Layout) (_ *Folder, err error) {
 	if l.Fsync == nil {
 		l.Fsync = (*os.File).Sync
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := Make(dir, l.Fsync); err != nil {
 		return nil, err
 	}
 	f := &Folder{dir: dir}

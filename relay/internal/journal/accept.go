@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,8 @@ func newEvents(j *Journal, l *Log) (*Events, error) {
 }
 
 // Accept returns when the event is durable, or was refused: ErrBusy (with a
-// [BusyError]), ErrFull, ErrTooLarge, ErrConflict. After any other error,
+// [BusyError]), ErrFull, ErrTooLarge, ErrConflict; ErrUnreadable while the disk
+// does not give what was written to it before. After any other error,
 // ctx's included, the event may have been kept.
 func (e *Events) Accept(ctx context.Context, entry Entry) (Receipt, error) {
 	type answer struct {
@@ -216,7 +218,7 @@ func (e *Events) push(p *pending) {
 }
 
 func (e *Events) admissible(entry Entry) error {
-	if err := e.j.Err(); err != nil {
+	if err := cmp.Or(e.j.Err(), e.j.readable()); err != nil {
 		return err
 	}
 	if len(entry.Payload) > e.j.limit {

@@ -58,6 +58,10 @@ func (j *Journal) Bucket(ctx context.Context, name string) (*Bucket, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A watch would wait for ever for a value that cannot be read.
+	if err := l.Range(ctx, 1, ^uint64(0), func(Message) error { return nil }); err != nil {
+		return nil, fmt.Errorf("journal: bucket %s: %w", name, err)
+	}
 	b := &Bucket{kv: kv, log: l}
 	j.buckets[name] = b
 	return b, nil

@@ -20,9 +20,9 @@ import (
 // caller's context has no deadline: a million events take about a second.
 const startTimeout = 5 * time.Minute
 
-// embed locks the data folder and starts the server in it. The server listens on
+// embed locks the data folder, keeps what is in it and starts the server there. The server listens on
 // nothing, takes no signals and prints nothing.
-func (j *Journal) embed(ctx context.Context) error {
+func (j *Journal) embed(ctx context.Context, kept *guard) error {
 	dir, err := filepath.Abs(j.opt.Dir)
 	if err != nil {
 		return fmt.Errorf("journal: data folder: %w", err)
@@ -33,6 +33,10 @@ func (j *Journal) embed(ctx context.Context) error {
 	}
 	if j.lock, err = lockDir(dir); err != nil {
 		return err
+	}
+	*kept = guard{dir: dir, fsync: j.opt.Fsync}
+	if err := kept.begin(); err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
 	opts := &server.Options{
 		ServerName: "sealpost",

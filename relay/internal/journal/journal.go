@@ -15,7 +15,9 @@
 // It takes bytes and gives bytes back, and looks into none of them.
 //
 // What it asks of the file system below the embedded server: fsync of a file
-// keeps its data, fsync of a folder keeps its names.
+// keeps its data, fsync of a folder keeps its names, a file may have two names.
+//
+// What cannot be read is never taken for gone (see guard and Log.missing).
 package journal
 
 import (
@@ -52,6 +54,9 @@ var (
 	ErrUnavailable = errors.New("journal: unavailable")
 	ErrRevision    = errors.New("journal: revision is not the latest")
 	ErrBusy        = errors.New("journal: busy")
+	// ErrUnreadable: what is to be read is there, and cannot be read now. It may be
+	// later, or after another start; it must not be taken for gone.
+	ErrUnreadable = errors.New("journal: cannot be read")
 )
 
 // BusyError is the ErrBusy a caller gets, with the time after which a repeat is
@@ -199,6 +204,8 @@ type Journal struct {
 	buckets map[string]*Bucket
 	broke   chan struct{} // closed when nc's present connection breaks
 
+	unread unread
+
 	limit     int // bytes of an event
 	failOnce  sync.Once
 	failure   atomic.Pointer[error]
@@ -226,13 +233,19 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 			j.shutdown(ctx)
 		}
 	}()
+	var kept guard
 	if o.URL == "" {
-		if err := j.embed(ctx); err != nil {
+		if err := j.embed(ctx, &kept); err != nil {
 			return nil, err
 		}
 	}
 	if err := j.connect(ctx); err != nil {
 		return nil, err
+	}
+	if o.URL == "" {
+		if err := kept.end(ctx, j.js); err != nil {
+			return nil, fmt.Errorf("journal: %w", err)
+		}
 	}
 	if err := j.checkFormat(ctx); err != nil {
 		return nil, err
@@ -342,6 +355,7 @@ type Status struct {
 	JetStream     bool // answers, and all streams are there
 	Failure       error
 	Full          error // ErrFull with what there is too little of, while Accept refuses for want of disk
+	Unreadable    error // ErrUnreadable, while the disk does not give what was asked for, and Accept refuses
 	ServerVersion string
 	Streams       []StreamStatus
 }
@@ -356,7 +370,7 @@ type StreamStatus struct {
 // Status asks the server; it takes no longer than ctx allows.
 func (j *Journal) Status(ctx context.Context) Status {
 	s := Status{Connected: j.nc.IsConnected() && j.pub.IsConnected() && j.out.IsConnected(), Failure: j.Err(), ServerVersion: j.nc.ConnectedServerVersion()}
-	s.JetStream = true
+	s.JetStream, s.Unreadable = true, j.readable()
 	for _, l := range j.logs() {
 		st, err := l.State(ctx)
 		if err != nil {

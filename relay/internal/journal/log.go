@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -205,7 +206,8 @@ func (l *Log) durable(ctx context.Context, seq uint64) error {
 }
 
 // Get reads one record, in about 30 us. It returns ErrNotFound for one that was
-// trimmed or erased, or is not there yet.
+// trimmed or erased, or is not there yet, and ErrUnreadable for one that is there
+// and that the disk does not give.
 func (l *Log) Get(ctx context.Context, seq uint64) (Message, error) {
 	if l.disk != nil && seq > l.reached() {
 		return Message{}, ErrNotFound
@@ -221,14 +223,18 @@ func (l *Log) get(ctx context.Context, seq uint64) (Message, frame, error) {
 	if err != nil {
 		return Message{}, frame{}, unavailable(err)
 	}
-	return l.direct(m)
+	msg, f, err := l.direct(m)
+	if errors.Is(err, ErrNotFound) {
+		err = cmp.Or(l.missing(ctx, seq, seq), err)
+	}
+	return msg, f, err
 }
 
 func getRequest(seq uint64) []byte {
 	return append(strconv.AppendUint(append(make([]byte, 0, 32), `{"seq":`...), seq, 10), '}')
 }
 
-// direct decodes the answer to a direct get.
+// direct decodes the answer to a direct get. What ErrNotFound means, missing tells.
 func (l *Log) direct(m *nats.Msg) (Message, frame, error) {
 	switch status := m.Header.Get("Status"); status {
 	case "":
@@ -341,16 +347,27 @@ func (l *Log) readTail(ctx context.Context, next *uint64, fn func(Message) error
 // an error) or that the connection broke.
 func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) (again bool, err error) {
 	broken := l.j.broken()
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
+	reading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	go func() {
 		select {
 		case <-broken:
-			stop()
+			stop(nil)
 		case <-reading.Done():
 		}
 	}()
+	var how progress
+	how.next.Store(*next)
+	if l.disk != nil {
+		go l.watchStall(reading, &how, stop)
+	}
 	lost := func(err error) (bool, error) {
+		switch cause := context.Cause(reading); {
+		case errors.Is(cause, errStalled):
+			return ctx.Err() == nil, l.closed(ctx, err)
+		case errors.Is(cause, ErrUnreadable):
+			return false, cause
+		}
 		select {
 		case <-broken:
 			return ctx.Err() == nil, l.closed(ctx, err)
@@ -392,9 +409,12 @@ func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) 
 			return false, err
 		}
 		*next = seq + 1
+		how.busy.Store(true)
+		how.next.Store(*next)
 		if err := fn(msg); err != nil {
 			return false, err
 		}
+		how.busy.Store(false)
 		if l.tail.covers(*next) {
 			return true, nil
 		}
@@ -521,6 +541,9 @@ func (l *Log) sparse(ctx context.Context, seqs []uint64, fn func(Message) error)
 		}
 		msg, _, err := l.direct(m)
 		if errors.Is(err, ErrNotFound) {
+			if err := l.missing(ctx, seqs[i], seqs[i]); err != nil {
+				return err
+			}
 			continue
 		} else if err != nil {
 			return err
@@ -629,7 +652,7 @@ func (l *Log) batch(ctx context.Context, sub *nats.Subscription, first, last uin
 		}
 		msg, _, err := l.direct(m)
 		if errors.Is(err, ErrNotFound) {
-			return next, nil
+			return next, l.missing(ctx, first, last)
 		} else if err != nil {
 			return 0, err
 		}

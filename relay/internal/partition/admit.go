@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,9 +25,30 @@ type routed struct {
 
 // read reads EVENTS from there on and has each event routed, as far ahead of the loop as memory allows. Only what is
 // durable is read: an event that a loss of power could still take back must not be sent, or its sequence would come to name
-// another event.
+// another event. One that cannot be read now is waited for: nothing after it may overtake it.
 func (l *loop) read(ctx context.Context, from uint64) {
-	err := l.events.Read(ctx, from, func(m journal.Message) error {
+	next := from
+	err := l.readOn(ctx, &next)
+	for errors.Is(err, journal.ErrUnreadable) && ctx.Err() == nil {
+		select {
+		case <-time.After(unreadableWait):
+		case <-ctx.Done():
+		}
+		err = l.readOn(ctx, &next)
+	}
+	if ctx.Err() == nil {
+		select {
+		case l.routedC <- routed{err: fmt.Errorf("events: %w", err)}:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// unreadableWait is how long what could not be read is left alone.
+const unreadableWait = time.Second
+
+func (l *loop) readOn(ctx context.Context, next *uint64) error {
+	return l.events.Read(ctx, *next, func(m journal.Message) error {
 		ev, err := record.DecodeEvent(m.Payload, m.Seq, m.Time)
 		if err != nil {
 			return err
@@ -43,17 +65,12 @@ func (l *loop) read(ctx context.Context, from uint64) {
 		}
 		select {
 		case l.routedC <- r:
+			*next = m.Seq + 1
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	})
-	if ctx.Err() == nil {
-		select {
-		case l.routedC <- routed{err: fmt.Errorf("events: %w", err)}:
-		case <-ctx.Done():
-		}
-	}
 }
 
 // admit takes a routed event: each of its deliveries that is not known from before goes to its lane, or behind what waits

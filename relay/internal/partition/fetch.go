@@ -3,6 +3,7 @@ package partition
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -40,6 +41,7 @@ type fetched struct {
 	item   fetchItem
 	event  *relay.Event
 	routed route.Routed // for purposeSend
+	unread bool         // it could not be read: it is there, and may be read later
 	end    bool
 	err    error
 }
@@ -56,7 +58,7 @@ func (l *loop) later(e owner.Entry, why purpose, reason relay.Reason) {
 // startFetch begins the next sweep if none is under way: what is urgent first, then the deliveries of deleted
 // endpoints, then those whose endpoints have room.
 func (l *loop) startFetch(now time.Time) {
-	if l.fetching || l.stopping {
+	if l.fetching || l.stopping || now.Before(l.unreadable) {
 		return
 	}
 	items := l.nextUrgent()
@@ -170,7 +172,7 @@ func (l *loop) fetchAll(ctx context.Context, items []fetchItem) bool {
 		}
 		return true
 	}
-	err := l.events.Sweep(ctx, seqs, func(m journal.Message) error {
+	take := func(m journal.Message) error {
 		if !pass(m.Seq) {
 			return ctx.Err()
 		}
@@ -184,7 +186,26 @@ func (l *loop) fetchAll(ctx context.Context, items []fetchItem) bool {
 			}
 		}
 		return nil
-	})
+	}
+	err := l.events.Sweep(ctx, seqs, take)
+	// What lies beside what cannot be read may be readable: each by itself.
+	for errors.Is(err, journal.ErrUnreadable) && next < len(items) {
+		seq := items[next].entry.Seq
+		one := l.events.Sweep(ctx, []uint64{seq}, take)
+		for ; errors.Is(one, journal.ErrUnreadable) && next < len(items) && items[next].entry.Seq == seq; next++ {
+			if !hand(fetched{item: items[next], unread: true}) {
+				one = ctx.Err()
+			}
+		}
+		if one == nil {
+			pass(seq + 1)
+		} else if !errors.Is(one, journal.ErrUnreadable) {
+			err = one
+		}
+	}
+	if errors.Is(err, journal.ErrUnreadable) {
+		err = nil
+	}
 	if err == nil {
 		pass(^uint64(0))
 	}
@@ -214,6 +235,10 @@ func (l *loop) place(f fetched) error {
 	}
 	e := f.item.entry
 	delete(l.reopening, e.Key)
+	if f.unread {
+		l.unread(f.item)
+		return nil
+	}
 	if f.event == nil {
 		l.log.Error("an open delivery's event is gone", "seq", e.Seq, "endpoint", e.Endpoint)
 		if f.item.reply != nil {
@@ -252,6 +277,28 @@ func (l *loop) place(f fetched) error {
 		l.afterSync(f.item.reply)
 	}
 	return nil
+}
+
+// unread leaves for later what could not be read.
+func (l *loop) unread(i fetchItem) {
+	now := l.o.Clock()
+	if k := [2]string{"", "unreadable"}; now.Sub(l.told[k]) >= time.Minute {
+		l.told[k] = now
+		l.log.Error("events of open deliveries cannot be read; they are tried again", "seq", i.entry.Seq, "endpoint", i.entry.Endpoint)
+	}
+	l.unreadable = now.Add(unreadableWait)
+	if i.reply != nil {
+		i.reply(ErrUnavailable)
+	}
+	if _, open := l.state.Get(i.entry.Key); !open {
+		return
+	}
+	switch {
+	case i.purpose == purposeCancel && i.reply == nil, i.purpose == purposePark:
+		l.urgent = append(l.urgent, i) // nobody would ask again
+	default:
+		l.state.SetBusy(i.entry.Key, false)
+	}
 }
 
 // identify is the delivery that an entry stands for, without content.

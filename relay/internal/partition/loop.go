@@ -47,7 +47,8 @@ type loop struct {
 	urgent     []fetchItem             // to be fetched before any sweep
 	reopening  map[owner.Key]struct{}  // settled deliveries among them, that a caller wants sent again
 	fetching   bool
-	hungry     bool // something parked may have room now
+	unreadable time.Time // until then nothing is fetched: something could not be read
+	hungry     bool      // something parked may have room now
 	stopping   bool
 	workers    int
 
