@@ -172,7 +172,7 @@ func TestUpgradeUnknown(t *testing.T) {
 	}
 }
 
-// TestSynced: the version is on the disk, file first and name after, before Open answers; where that fails there is no folder.
+// TestSynced: the folder's name and the version are on the disk, file first and name after, before Open answers; where that fails there is no folder.
 func TestSynced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -189,11 +189,13 @@ func TestSynced(t *testing.T) {
 			if _, found, _ := folder.Read(dir); !found {
 				t.Error("the folder was synced before the file had its name")
 			}
+		} else if f.Name() == filepath.Dir(dir) {
+			name = "the one above"
 		}
 		synced = append(synced, name)
 		return f.Sync()
 	}})
-	if err != nil || !slices.Equal(synced, []string{"file", "folder"}) {
+	if err != nil || !slices.Equal(synced, []string{"the one above", "file", "folder"}) {
 		t.Errorf("%v %v", synced, err)
 	}
 	_, err = open(t, t.TempDir(), folder.Layout{Format: 1, Fsync: func(*os.File) error { return errors.New("bad disk") }})
