@@ -191,11 +191,11 @@ func newReader(body []byte) *reader {
 // Close has nothing to close.
 func (*reader) Close() error { return nil }
 
-func (c *Courier) judge(resp *http.Response, p *Parcel, i int) relay.Verdict {
+func (c *Courier) judge(resp *egress.Response, p *Parcel, i int) relay.Verdict {
 	if p.set != nil && i > 0 && resp.StatusCode == statusSetLost {
 		return setLost.verdict()
 	}
-	v := OfStatus(resp.StatusCode, resp.Header.Get("Retry-After"), c.options.Clock())
+	v := OfStatus(resp.StatusCode, resp.RetryAfter, c.options.Clock())
 	if v.Kind == relay.VerdictDone && p.set != nil && i+1 < p.set.Total() {
 		v.Reason = relay.ReasonChunkAccepted
 	}

@@ -42,8 +42,8 @@ const (
 	minimumSlice = time.Second
 )
 
-// A conn is one connection with what is known of it. The fields above the line are written while it is being made,
-// before net/http has it, and only read afterwards.
+// A conn is one TCP connection with what is known of it. All but what stands below the line is written while it is being
+// made, and only read afterwards.
 type conn struct {
 	net.Conn
 	dns, connect, handshake time.Duration
@@ -54,8 +54,22 @@ type conn struct {
 	presented               string // the fingerprint of the one it got
 	required                bool   // no body before confirmed
 
-	// confirmed is whether the server has shown that it took our certificate.
-	confirmed atomic.Bool
+	confirmed atomic.Bool // the server has shown that it took our certificate
+	sent      int64       // bytes that the kernel has taken; for whoever writes
+	glance    *glance     // not nil: Read does not wait; for whoever reads
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	if c.glance != nil {
+		return c.glance.read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.sent += int64(n)
+	return n, err
 }
 
 func connOf(c net.Conn) *conn {

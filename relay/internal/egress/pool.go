@@ -1,9 +1,7 @@
 package egress
 
 import (
-	"context"
 	"crypto/sha256"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -20,6 +18,7 @@ type Options struct {
 	TicketWait      time.Duration // how long a new connection waits for a session ticket; 0: 1 s
 	ContinueWait    time.Duration // how long a gated request waits for "100 Continue"; 0: 5 s
 	IdlePerHost     int           // connections kept idle per host and trust; 0: 64
+	Idle            int           // connections kept idle over all hosts and trusts; 0: 8192
 	IdleConnTimeout time.Duration // 0: 90 s
 }
 
@@ -28,25 +27,38 @@ const (
 	unusedFor         = 5 * time.Minute // longer than any attempt and any idle connection
 )
 
-// A Pool keeps one tuned transport per distinct Prepared, with its connections. It is safe for concurrent use. Its memory
-// grows with the number of trusts in use; one that was not used for five minutes is dropped when another is added.
+// A Pool keeps the connections of each distinct Prepared. It is safe for concurrent use. Its memory grows with the number of
+// trusts in use; one that was not used for five minutes is dropped when another is added.
 type Pool struct {
-	options Options
+	options   Options
+	shelf     shelf
+	exchanges sync.Pool // of *exchange
 
 	mu         sync.RWMutex // guards transports
 	transports map[[sha256.Size]byte]*kept
 }
 
+// kept is what belongs to one Prepared.
 type kept struct {
-	transport *http.Transport // where a certificate is required, it holds confirmed connections only
-	gated     *http.Transport // only where one is required: the connections of servers that send no tickets
+	dialer    *dialer
+	shelf     *shelf
+	transport *http.Transport // only where HTTP/2 may be spoken
 	used      atomic.Int64    // unix nanoseconds
+	retired   bool            // guarded by the shelf's mutex
 }
 
 func (k *kept) closeIdle() {
-	k.transport.CloseIdleConnections()
-	if k.gated != nil {
-		k.gated.CloseIdleConnections()
+	k.shelf.close(k, false)
+	if k.transport != nil {
+		k.transport.CloseIdleConnections()
+	}
+}
+
+// retire is closeIdle for good: what is in use now is closed when it comes back.
+func (k *kept) retire() {
+	k.shelf.close(k, true)
+	if k.transport != nil {
+		k.transport.CloseIdleConnections()
 	}
 }
 
@@ -70,7 +82,15 @@ func NewPool(options Options) *Pool {
 	if options.IdlePerHost <= 0 {
 		options.IdlePerHost = 64
 	}
-	return &Pool{options: options, transports: map[[sha256.Size]byte]*kept{}}
+	if options.Idle <= 0 {
+		options.Idle = 8192
+	}
+	return &Pool{
+		options:    options,
+		shelf:      shelf{perPlace: options.IdlePerHost, most: options.Idle, longest: options.IdleConnTimeout},
+		exchanges:  sync.Pool{New: func() any { return newExchange() }},
+		transports: map[[sha256.Size]byte]*kept{},
+	}
 }
 
 // Retire closes the idle connections made under the trust and forgets its transport; a request in flight ends as it
@@ -81,7 +101,7 @@ func (p *Pool) Retire(to *Prepared) {
 	delete(p.transports, to.key)
 	p.mu.Unlock()
 	if gone != nil {
-		gone.closeIdle()
+		gone.retire()
 	}
 }
 
@@ -92,7 +112,7 @@ func (p *Pool) Close() {
 	p.transports = map[[sha256.Size]byte]*kept{}
 	p.mu.Unlock()
 	for _, one := range all {
-		one.closeIdle()
+		one.retire()
 	}
 }
 
@@ -116,7 +136,7 @@ func (p *Pool) add(to *Prepared, now time.Time) *kept {
 	}
 	for key, one := range p.transports {
 		if now.UnixNano()-one.used.Load() > int64(unusedFor) {
-			one.closeIdle()
+			one.retire()
 			delete(p.transports, key)
 		}
 	}
@@ -134,33 +154,9 @@ func (p *Pool) newKept(to *Prepared) *kept {
 		timeout:  p.options.ConnectTimeout,
 		wait:     p.options.TicketWait,
 	}
-	made := &kept{transport: p.newTransport(to, d.dialPlain, d.dialTLS)}
-	if to.trust.Mode == Required {
-		made.gated = p.newTransport(to, d.dialPlain, d.dialGated)
+	made := &kept{dialer: d, shelf: &p.shelf}
+	if to.trust.HTTP2 {
+		made.transport = p.newTransport(d)
 	}
 	return made
-}
-
-type dial func(ctx context.Context, network, address string) (net.Conn, error)
-
-// newTransport is net/http's transport, used below http.Client, so that nothing follows redirects, keeps cookies or
-// turns the URL's user into a header. It uses no proxy, because Proxy is nil.
-func (p *Pool) newTransport(to *Prepared, plain, secure dial) *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(to.trust.HTTP2)
-	return &http.Transport{
-		DialContext:            plain,
-		DialTLSContext:         secure,
-		Protocols:              protocols,
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second},
-		MaxIdleConns:           0, // without a bound of its own: lanes bound what is in flight, and the timeout what is idle
-		MaxIdleConnsPerHost:    p.options.IdlePerHost,
-		IdleConnTimeout:        p.options.IdleConnTimeout,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxResponseHeader,
-		// When this runs out net/http sends the body unasked, so it never does: an attempt ends long before. The body's
-		// own gate would hold it even then.
-		ExpectContinueTimeout: 24 * time.Hour,
-	}
 }
