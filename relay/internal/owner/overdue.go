@@ -32,18 +32,21 @@ func (e *entry) ends() uint32 {
 // overdue calls yield for each entry that ends before now until it returns false, in ascending order of sequence. Of a block
 // that it has seen whole it knows from then on when it is worth looking at again.
 func (x *index) overdue(now uint32, yield func(*entry) bool) {
-	for i, b := range x.blocks {
-		if x.soonest[i] >= now {
+	var e entry
+	for i := range x.blocks {
+		b := &x.blocks[i]
+		if b.soonest >= now {
 			continue
 		}
 		soonest := uint32(math.MaxUint32)
-		for j := range b {
-			ends := b[j].ends()
-			if ends < now && !yield(&b[j]) {
+		for j := range b.packed {
+			e = b.at(j)
+			ends := e.ends()
+			if ends < now && !yield(&e) {
 				return
 			}
 			soonest = min(soonest, ends)
 		}
-		x.soonest[i] = soonest
+		b.soonest = soonest
 	}
 }

@@ -7,7 +7,7 @@
 // A delivery is known by its event's sequence in EVENTS and its endpoint. It is
 //
 //   - new, from Route until its first outcome is recorded: only counted, so that Cursor stays below it;
-//   - open, once an outcome that is not terminal is recorded (PENDING, RETRYING, PARKED, HELD): 16 bytes in the endpoint's
+//   - open, once an outcome that is not terminal is recorded (PENDING, RETRYING, PARKED, HELD): 12 bytes in the endpoint's
 //     index, sorted by sequence;
 //   - settled, once a terminal outcome is recorded: forgotten here, and kept by the view.
 package owner
