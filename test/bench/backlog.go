@@ -123,7 +123,10 @@ func (p *pile) backlog(ctx context.Context) error {
 		return err
 	}
 	p.b.add(p.part, "deliveries while it drains and nothing is published", alone.rate, "/s", beside.rate, p.b.whole(atLeastBare(0.75)))
-	p.b.add(p.part, "bytes read, sockets included, over those of the log", alone.read, "x", 0, nil)
+	if alone.cpu > 0 {
+		p.b.add(p.part, "CPU of the relay for 10,000 of them", alone.cpu, "s", beside.cpu, p.b.whole(atMostBare(3)))
+	}
+	p.b.add(p.part, "bytes read by all of the relay, over those of the log", alone.read, "x", 0, nil)
 	busy, err := p.traffic(ctx, "live traffic while it drains")
 	if err != nil {
 		return err
@@ -169,6 +172,7 @@ func (p *pile) startAnew(ctx context.Context) error {
 type drained struct {
 	rate float64 // deliveries a second
 	read float64 // bytes read over those of what was drained in the log
+	cpu  float64 // seconds of the relay for 10,000; 0: not known
 }
 
 // drainHalf resumes the endpoint and waits until half of what is parked has come.
@@ -200,7 +204,9 @@ func (p *pile) drainHalf(ctx context.Context) (drained, error) {
 	d := drained{rate: float64(count.Received) / at.Sub(began).Seconds()}
 	if after, err := used(p.live.relay.pid()); err == nil {
 		share := float64(count.Received) / float64(p.parked.Expected)
-		d.read = float64(after.since(before).read) / (share * log["sealpost_journal_bytes EVENTS"])
+		spent := after.since(before)
+		d.read = float64(spent.read) / (share * log["sealpost_journal_bytes EVENTS"])
+		d.cpu = spent.cpu / float64(count.Received) * 10_000
 	}
 	return d, nil
 }
@@ -327,7 +333,7 @@ func (p *pile) interleaved(ctx context.Context) error {
 	p.b.add(p.part, "deliveries, until those who take all have it", fast, "/s", beside.rate, nil)
 	p.b.add(p.part, "time of those who take ten a second over what it needs", paced, "x", 0, nil)
 	if after, err := used(p.live.relay.pid()); err == nil {
-		p.b.add(p.part, "bytes read, sockets included, over those of the log", float64(after.since(before).read)/log["sealpost_journal_bytes EVENTS"], "x", 0, nil)
+		p.b.add(p.part, "bytes read by all of the relay, over those of the log", float64(after.since(before).read)/log["sealpost_journal_bytes EVENTS"], "x", 0, nil)
 	}
 	p.compare(quiet, busy, "")
 	return nil
