@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +126,59 @@ func TestSinkSpread(t *testing.T) {
 	s.do(order{Do: "forget", Run: 1})
 	if got := s.do(order{Do: "await", Run: 1}).tally; got.Received != 0 {
 		t.Errorf("forgotten, it has %+v", got)
+	}
+}
+
+// dialled is a listener to which connections were made at these addresses.
+type dialled struct {
+	net.Listener
+	at     []string
+	closed int
+}
+
+type dialledConn struct {
+	net.Conn
+	at     net.Addr
+	closed *int
+}
+
+func (c dialledConn) LocalAddr() net.Addr { return c.at }
+func (c dialledConn) Close() error        { *c.closed++; return nil }
+
+func (d *dialled) Accept() (net.Conn, error) {
+	if len(d.at) == 0 {
+		return nil, net.ErrClosed
+	}
+	at := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(d.at[0]))
+	d.at = d.at[1:]
+	return dialledConn{at: at, closed: &d.closed}, nil
+}
+
+func TestSinkIsOnLoopbackAlone(t *testing.T) {
+	t.Parallel()
+	d := &dialled{at: []string{"192.0.2.1:80", "127.0.3.4:80", "[2001:db8::1]:80", "[::ffff:127.0.0.1]:80", "10.0.0.1:80"}}
+	var taken []string
+	for {
+		conn, err := loopbackOnly{d}.Accept()
+		if err != nil {
+			break
+		}
+		taken = append(taken, conn.LocalAddr().(*net.TCPAddr).IP.String())
+	}
+	if want := []string{"127.0.3.4", "127.0.0.1"}; !slices.Equal(taken, want) || d.closed != 3 {
+		t.Errorf("taken %v, %d closed", taken, d.closed)
+	}
+}
+
+func TestLoopbackAddresses(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for i := range 60_000 {
+		address := loopbackAddress(i)
+		if ip, err := netip.ParseAddr(address); err != nil || !ip.IsLoopback() || seen[address] || address == "127.0.0.1" {
+			t.Fatalf("the %dth is %s (%v)", i, address, err)
+		}
+		seen[address] = true
 	}
 }
 
