@@ -77,6 +77,7 @@ type serverParts struct {
 	Ready   bool   `json:"ready"`
 	Version string `json:"version"`
 	Journal string `json:"journal"`
+	Audit   string `json:"audit"`
 	View    string `json:"view"`
 }
 
@@ -179,6 +180,7 @@ func (s *serverStatus) show(out io.Writer, asJSON bool) error {
 	if p := s.Parts; p != nil {
 		row(w, "version", p.Version)
 		row(w, "journal", p.Journal)
+		row(w, "audit", p.Audit)
 		row(w, "view", p.View)
 	}
 	counts(w, "endpoints", s.Endpoints)

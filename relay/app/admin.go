@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/pprof"
 	"time"
@@ -45,6 +46,8 @@ type Readiness struct {
 	Journal string `json:"journal"`
 	// Registry must be ok: endpoints, accounts and erasures are heard of as they change.
 	Registry string `json:"registry"`
+	// Audit may be nearly full: once it is full no privileged act is done.
+	Audit string `json:"audit"`
 	// View may be degraded: deliveries go on, and lists and look-ups fail.
 	View string `json:"view"`
 }
@@ -52,11 +55,14 @@ type Readiness struct {
 // readinessWithin bounds how long a part may take to say that it is well.
 const readinessWithin = 2 * time.Second
 
+// auditNearlyFull is the share of the audit log's bound from which on readiness says so.
+const auditNearlyFull = 0.8
+
 // Readiness asks each part.
 func (a *App) Readiness(ctx context.Context) Readiness {
 	ctx, cancel := context.WithTimeout(ctx, readinessWithin)
 	defer cancel()
-	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", Registry: "ok", View: "ok"}
+	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", Registry: "ok", Audit: "ok", View: "ok"}
 	switch st := a.journal.Status(ctx); {
 	case st.Failure != nil:
 		r.Ready, r.Journal = false, "failed: nothing is accepted any more; see the log"
@@ -71,6 +77,10 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 	}
 	if errors.Join(a.registry.Err(), a.access.Err(), a.erasures.Err()) != nil {
 		r.Ready, r.Registry = false, "not heard: nothing is sent until it is"
+	}
+	if audit, err := a.journal.Audit().State(ctx); err == nil && float64(audit.Bytes) > auditNearlyFull*float64(a.journal.Audit().MaxBytes()) {
+		r.Audit = fmt.Sprintf("nearly full: %d of %d MiB: once it is full no privileged act is done; lower retention.audit or raise journal.auditMaxBytes",
+			audit.Bytes>>20, a.journal.Audit().MaxBytes()>>20)
 	}
 	if err := a.view.Ping(ctx); err != nil {
 		r.View = "degraded: cannot be reached"

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"path/filepath"
 	"sync"
@@ -155,7 +156,7 @@ func (a *App) openJournal(ctx context.Context) (err error) {
 	j, n := a.o.Journal, a.o.NATS
 	options := journal.Options{
 		URL: n.URL, Durability: journal.Durability(n.Durability), Replicas: n.Replicas, Credentials: n.Credentials,
-		Partitions: j.Partitions, EventsMaxBytes: j.EventsMaxBytes, OutcomesMaxBytes: j.OutcomesMaxBytes,
+		Partitions: j.Partitions, EventsMaxBytes: j.EventsMaxBytes, OutcomesMaxBytes: j.OutcomesMaxBytes, AuditMaxBytes: j.AuditMaxBytes,
 		// A record holds the event's fields beside its data.
 		DedupWindow: j.DedupWindow, MaxEventBytes: j.MaxEventBytes + 64<<10, MaxUncommittedBytes: j.MaxUncommittedBytes,
 		MinFreeDisk: j.MinFreeDisk, Clock: a.o.Clock, Logger: a.log, Fsync: a.o.Fsync,
@@ -433,6 +434,9 @@ func (a *App) keepTrimmed(ctx context.Context) error {
 			a.log.Warn("view not trimmed", "error", err)
 		} else if n > 0 {
 			a.log.Info("view trimmed", "removed", n)
+		}
+		if err := a.journal.Audit().Expire(ctx, math.MaxUint64, a.o.Clock().Add(-a.o.Retention.Audit), 0); err != nil && ctx.Err() == nil {
+			a.log.Warn("audit log not trimmed", "error", err)
 		}
 		if _, err := a.access.Purge(ctx, before); err != nil && ctx.Err() == nil {
 			a.log.Warn("ended tokens not purged", "error", err)

@@ -96,6 +96,8 @@ type Journal struct {
 	// 16 GiB, on an external server 8 and 4: it reserves them.
 	EventsMaxBytes   int64 `yaml:"eventsMaxBytes"`
 	OutcomesMaxBytes int64 `yaml:"outcomesMaxBytes"`
+	// AuditMaxBytes bounds the audit log. Default 4 GiB.
+	AuditMaxBytes int64 `yaml:"auditMaxBytes"`
 	// DedupWindow is how long a repeated event id gets the first answer. Default 10m, at most 24h; an id takes about 230 bytes of
 	// memory.
 	DedupWindow time.Duration `yaml:"dedupWindow"`
@@ -134,6 +136,12 @@ type Delivery struct {
 type Retention struct {
 	// Age of settled events, outcomes and deliveries in the view. Default 168h.
 	Age time.Duration `yaml:"age"`
+	// Audit is how long the audit log is kept, whatever it takes: full, it refuses privileged acts. Default 9600h (400 days), at
+	// least 24h.
+	Audit time.Duration `yaml:"audit"`
+	// Backups is how long copies of the data are kept, as by sealpost backup: so long, beyond the times above, tombstones of
+	// erased subjects stay, so that a restored copy delivers nothing of them. Default 2160h (90 days).
+	Backups time.Duration `yaml:"backups"`
 	// ViewBytes bounds the view. Default 8 GiB; -1 for no bound.
 	ViewBytes int64 `yaml:"viewBytes"`
 }
@@ -163,6 +171,8 @@ func (o Options) withDefaults() (Options, error) {
 	defaultTo(&o.Journal.MaxEventBytes, relay.DefaultMaxDataSize)
 	defaultTo(&o.Retention.Age, 7*24*time.Hour)
 	defaultTo(&o.Retention.ViewBytes, 8<<30)
+	defaultTo(&o.Retention.Audit, 400*24*time.Hour)
+	defaultTo(&o.Retention.Backups, 90*24*time.Hour)
 	defaultTo(&o.Version, "dev")
 	if o.Redis != "" && !strings.Contains(o.Redis, "://") {
 		return o, errors.New("redis: must be a URL such as redis://localhost:6379/0")
@@ -191,6 +201,12 @@ func (o *Options) check() error {
 		}
 	default:
 		return fmt.Errorf("role: %q is not one of all, api, relay", o.Role)
+	}
+	if o.Retention.Audit < 24*time.Hour {
+		return fmt.Errorf("retention.audit: must be at least 24h, not %v", o.Retention.Audit)
+	}
+	if o.Retention.Backups < 0 {
+		return fmt.Errorf("retention.backups: must not be negative")
 	}
 	if (o.TLS.Cert == "") != (o.TLS.Key == "") {
 		return errors.New("tls: cert and key go together")

@@ -90,6 +90,7 @@ type Options struct {
 
 	EventsMaxBytes   int64         // of each EVENTS log; default 32 GiB, external 8 GiB
 	OutcomesMaxBytes int64         // of each OUTCOMES log; default 16 GiB, external 4 GiB
+	AuditMaxBytes    int64         // of the AUDIT log; default 4 GiB
 	DedupWindow      time.Duration // default 10 min, at most 24 h; about 230 bytes of memory an id
 	MaxEventBytes    int           // default 8 MiB, at most 32 MiB
 
@@ -136,6 +137,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.EventsMaxBytes = cmp.Or(o.EventsMaxBytes, 32<<30)
 	o.OutcomesMaxBytes = cmp.Or(o.OutcomesMaxBytes, 16<<30)
+	o.AuditMaxBytes = cmp.Or(o.AuditMaxBytes, 4<<30)
 	o.DedupWindow = cmp.Or(o.DedupWindow, 10*time.Minute)
 	o.MaxEventBytes = cmp.Or(o.MaxEventBytes, defaultEventBytes)
 	o.MaxUncommittedBytes = cmp.Or(o.MaxUncommittedBytes, 64<<20)
@@ -164,7 +166,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("journal: deduplication window %v: want 1s to 24h", o.DedupWindow)
 	case o.MaxEventBytes < 1 || o.MaxEventBytes > maxEventBytes:
 		return o, fmt.Errorf("journal: event bound %d: want 1 to %d bytes", o.MaxEventBytes, maxEventBytes)
-	case o.EventsMaxBytes < 1 || o.OutcomesMaxBytes < 1 || o.MaxUncommittedBytes < 1 || o.MaxUnread < 1:
+	case o.EventsMaxBytes < 1 || o.OutcomesMaxBytes < 1 || o.AuditMaxBytes < 1 || o.MaxUncommittedBytes < 1 || o.MaxUnread < 1:
 		return o, errors.New("journal: bounds must be positive")
 	case o.URL == "" && o.Dir == "":
 		return o, errors.New("journal: neither a data folder nor a server is given")
@@ -280,7 +282,7 @@ func (j *Journal) openStreams(ctx context.Context) (err error) {
 		}
 		j.saves = append(j.saves, l)
 	}
-	l, err := j.openLog(ctx, "AUDIT", "audit", auditMaxBytes, idWindow)
+	l, err := j.openLog(ctx, "AUDIT", "audit", j.opt.AuditMaxBytes, idWindow)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,6 @@ const (
 	// follow each other: as short as does no harm.
 	idWindow = time.Second
 
-	auditMaxBytes       = 4 << 30
 	checkpointsMaxBytes = 2 << 30 // a former, a new and a half-written one
 )
 

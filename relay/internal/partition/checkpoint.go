@@ -1,9 +1,6 @@
 package partition
 
 import (
-	"context"
-	"errors"
-	"math"
 	"time"
 
 	"github.com/sealpost/sealpost/relay/internal/journal"
@@ -98,57 +95,7 @@ func (l *loop) trim(keep bounds, now time.Time) {
 }
 
 func (l *loop) trimLog(log *journal.Log, keep uint64, now time.Time) {
-	upTo, err := trimPoint(l.work, log, keep, now.Add(-l.o.Retention))
-	if err == nil && upTo > 0 {
-		err = log.Trim(l.work, upTo)
-	}
-	if err != nil && l.work.Err() == nil {
+	if err := log.Expire(l.work, keep, now.Add(-l.o.Retention), trimAbove); err != nil && l.work.Err() == nil {
 		l.log.Warn("log not trimmed", "error", err)
 	}
-}
-
-// trimPoint is the last sequence that may go: below keep, and older than cutoff or above the share of the bound.
-func trimPoint(ctx context.Context, log *journal.Log, keep uint64, cutoff time.Time) (uint64, error) {
-	st, err := log.State(ctx)
-	if err != nil || st.Last < st.First || keep <= st.First {
-		return 0, err
-	}
-	first, last := st.First, min(keep-1, st.Last)
-	old, err := olderThan(ctx, log, first, last, cutoff)
-	if err != nil {
-		return 0, err
-	}
-	if excess := float64(st.Bytes) - trimAbove*float64(log.MaxBytes()); excess > 0 && log.MaxBytes() > 0 {
-		share := math.Min(1, excess/float64(st.Bytes))
-		old = max(old, min(last, first+uint64(share*float64(st.Last-first+1))))
-	}
-	if old < first {
-		return 0, nil
-	}
-	return old, nil
-}
-
-// olderThan finds the last record in [first, last] that is older than cutoff, by halving: first-1 if none is.
-func olderThan(ctx context.Context, log *journal.Log, first, last uint64, cutoff time.Time) (uint64, error) {
-	low, high := first, last+1 // all below low are older, none from high on
-	for low < high {
-		middle := low + (high-low)/2
-		m, err := log.Get(ctx, middle)
-		for at := middle; errors.Is(err, journal.ErrNotFound) && at+1 < high; {
-			at++
-			m, err = log.Get(ctx, at)
-		}
-		if errors.Is(err, journal.ErrNotFound) {
-			high = middle
-			continue
-		} else if err != nil {
-			return 0, err
-		}
-		if m.Time.Before(cutoff) {
-			low = max(m.Seq, middle) + 1
-		} else {
-			high = middle
-		}
-	}
-	return low - 1, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/owner"
+	"github.com/sealpost/sealpost/relay/internal/record"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 )
 
@@ -228,46 +229,57 @@ func TestTrim(t *testing.T) {
 	w.finish()
 }
 
-func TestTrimPoint(t *testing.T) {
+// A log that is nearly full lets go of what is settled before its time, the oldest first, and of nothing from the oldest
+// on that is open: behind that it fills up and refuses.
+func TestTrimBytes(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	log := w.journal.Events(0).Log
-	var times []time.Time
-	for range 10 {
-		seq := w.publish("contact.updated", `{}`)
-		m, err := log.Get(t.Context(), seq)
+	const bound, block = 96 << 20, 9 << 20
+	w := openWorld(t, t.TempDir(), func(o *journal.Options) { o.EventsMaxBytes, o.OutcomesMaxBytes = bound, bound })
+	w.options = func(o *Options) { o.TrimEvery = time.Millisecond }
+	w.endpoint("ep")
+	w.endpoint("ep_paused", func(r *registry.Record) { r.State, r.Settings.EventTypes = relay.EndpointPaused, []string{"deal.won"} })
+	w.start()
+	log := w.journal.Events(0)
+	state := func() journal.State {
+		st, err := log.State(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		times = append(times, m.Time)
-		time.Sleep(2 * time.Millisecond) // so that no two are accepted at one time
+		return st
 	}
-	for _, seq := range []uint64{4, 5} { // erased
-		if err := log.SecureDelete(t.Context(), seq); err != nil {
-			t.Fatal(err)
-		}
+	big := `{"n":"` + strings.Repeat("x", 900<<10) + `"}`
+	for range 2 * bound >> 20 { // twice what it has room for
+		w.until("room", func() bool { return state().Bytes < bound-4<<20 })
+		w.publish("deal.lost", big)
 	}
-	for _, c := range []struct {
-		keep uint64
-		old  int // events older than the cutoff
-		want uint64
-	}{
-		{11, 0, 0}, {11, 10, 10}, {11, 3, 3}, {11, 6, 6}, {11, 9, 9}, {11, 1, 1},
-		{1, 10, 0}, {2, 10, 1}, {8, 10, 7}, {8, 3, 3}, {5, 10, 4}, {6, 10, 5}, {1 << 62, 10, 10},
-	} {
-		cutoff := times[0].Add(-time.Second)
-		if c.old > 0 {
-			cutoff = times[c.old-1].Add(time.Millisecond)
-		}
-		got, err := trimPoint(t.Context(), log, c.keep, cutoff)
+	w.until("no more than its share", func() bool { w.marker(); return float64(state().Bytes) <= bound*trimAbove+block })
+	open := w.publish("deal.won", `{}`)
+	w.reaches(open, "ep_paused", relay.Parked, "")
+	full := func() error {
+		w.events++
+		payload, err := record.EncodeEvent(nil, &relay.Event{
+			Tenant: "acme", ID: fmt.Sprint("evt_", w.events), Type: "deal.lost", Time: time.Now(), Data: []byte(big),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Erased records may be counted to either side.
-		if got != c.want && !(c.want == 3 && got == 5) && !(c.want == 4 && got == 3) && !(c.want == 5 && got == 3) {
-			t.Errorf("keep %d, %d old: up to %d, want %d", c.keep, c.old, got, c.want)
-		}
+		_, err = log.Accept(t.Context(), journal.Entry{ID: fmt.Sprint(w.events), Payload: payload})
+		return err
 	}
+	var err error
+	for n := 0; err == nil && n < 2*bound>>20; n++ {
+		err = full()
+	}
+	if !errors.Is(err, journal.ErrFull) {
+		t.Fatalf("with nothing that may go, it said: %v", err)
+	}
+	if first := state().First; first > open {
+		t.Fatalf("the log begins at %d, and %d is open", first, open)
+	}
+	w.state("ep_paused", relay.EndpointActive)
+	w.reaches(open, "ep_paused", relay.Delivered, "")
+	w.until("room again", func() bool { return full() == nil })
+	w.finish()
 }
 
 // A checkpoint that knows more than the logs is refused: events that come would be taken for routed.

@@ -67,14 +67,18 @@ func newWorld(tb testing.TB, change ...func(*Options)) *world {
 	return w
 }
 
-func openWorld(tb testing.TB, dir string) *world {
+func openWorld(tb testing.TB, dir string, change ...func(*journal.Options)) *world {
 	tb.Helper()
 	root, err := keys.NewRoot(bytes.Repeat([]byte{1}, keys.Size))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	w := &world{TB: tb, dir: dir, root: root, partner: newPartner(tb), options: func(*Options) {}}
-	w.journal, err = journal.Open(tb.Context(), journal.Options{Dir: dir, MinFreeDisk: -1, EventsMaxBytes: 1 << 30, OutcomesMaxBytes: 1 << 30})
+	options := journal.Options{Dir: dir, MinFreeDisk: -1, EventsMaxBytes: 1 << 30, OutcomesMaxBytes: 1 << 30}
+	for _, f := range change {
+		f(&options)
+	}
+	w.journal, err = journal.Open(tb.Context(), options)
 	if err != nil {
 		tb.Fatal(err)
 	}
