@@ -71,7 +71,7 @@ func newRoot() *cobra.Command {
 	conn.flags(root)
 	root.AddCommand(
 		newDemo(), newBench(), newBenchSink(), newServe(), newPublish(conn), newEndpoint(conn), newDelivery(conn), newEvent(conn), newToken(conn),
-		newListen(), newVerify(), newStatus(conn), newVersion(),
+		newListen(), newVerify(), newBackup(conn), newRestore(), newStatus(conn), newVersion(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -68,7 +68,8 @@ type App struct {
 	api       *api.Server
 	listeners []listener
 
-	cleanups []cleanup // in the order of opening
+	copying  sync.Mutex // held by the backup under way
+	cleanups []cleanup  // in the order of opening
 }
 
 type cleanup struct {
@@ -252,7 +253,7 @@ func (a *App) openControl(context.Context) (err error) {
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
 		Audit: audit.New(a.journal.Audit(), a.o.Clock), Ledger: a.view,
 		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub},
-		Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
+		Backup: a.backup, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
 	if err != nil {
 		return err
@@ -262,7 +263,7 @@ func (a *App) openControl(context.Context) (err error) {
 		return err
 	}
 	a.api, err = api.New(api.Options{
-		Auth: a.access, Events: a.control, Endpoints: a.control, Deliveries: a.control, Tokens: a.control,
+		Auth: a.access, Events: a.control, Endpoints: a.control, Deliveries: a.control, Tokens: a.control, System: a.control,
 		TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
 	})
 	return err

@@ -26,6 +26,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/receiver", "relay/chunk signer"},
 	{"relay/client", "proto/sealpost/v1 relay"},
 	// Parts that know nothing of each other.
+	{"relay/internal/archive", ""},
 	{"relay/internal/breaker", ""},
 	{"relay/internal/egress", ""},
 	{"relay/internal/filter", ""},
@@ -56,7 +57,7 @@ var ours = []struct{ name, imports string }{
 		"relay/internal/pki relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
 	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/redact relay/internal/registry"},
 	// The place that wires.
-	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
+	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
 		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/partition relay/internal/pki " +
 		"relay/internal/registry relay/internal/retry relay/internal/route signer"},
 	// The view knows the port that it implements, and no more.
@@ -85,6 +86,7 @@ var theirs = map[string]string{
 	"github.com/nats-io/":                    "relay/internal/journal",
 	"github.com/redis/go-redis/":             "store store/redistest cmd/sealpost",
 	"github.com/cockroachdb/pebble/":         "store",
+	"filippo.io/age":                         "cmd/sealpost",
 	"github.com/gofrs/flock":                 "relay/internal/folder",
 	"cel.dev/":                               "relay/internal/filter",
 	"code.dny.dev/ssrf":                      "relay/internal/egress",

@@ -40,12 +40,13 @@ const (
 	DeliveriesSteer  Scope = "deliveries.steer" // retry, cancel
 	TokensRead       Scope = "tokens.read"
 	TokensWrite      Scope = "tokens.write" // create, revoke
+	SystemBackup     Scope = "system.backup"
 )
 
 // roleScopes is the most that each role's tokens can have, and what they have unless fewer are asked for.
 var roleScopes = map[Role][]Scope{
 	Operator: {EventsPublish, EventsRead, EventsPreview, EndpointsRead, EndpointsWrite, EndpointsOperate, EndpointsApprove,
-		DeliveriesRead, DeliveriesSteer, TokensRead, TokensWrite},
+		DeliveriesRead, DeliveriesSteer, TokensRead, TokensWrite, SystemBackup},
 	Publisher: {EventsPublish, EventsRead, EventsPreview, DeliveriesRead},
 	Partner:   {EndpointsRead, EndpointsWrite, EndpointsOperate, DeliveriesRead, DeliveriesSteer},
 }

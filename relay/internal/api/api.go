@@ -38,6 +38,7 @@ type Options struct {
 	Endpoints  Endpoints
 	Deliveries Deliveries
 	Tokens     Tokens
+	System     System
 	// TLS is for the gRPC face; nil is plain text, for loopback only: whoever listens sees to that.
 	TLS *tls.Config
 	// MaxDataBytes is the bound of an event's data, as control has it; default relay.DefaultMaxDataSize.
@@ -63,7 +64,7 @@ type Server struct {
 
 // New makes both faces. Nothing listens yet.
 func New(o Options) (*Server, error) {
-	if o.Auth == nil || o.Events == nil || o.Endpoints == nil || o.Deliveries == nil || o.Tokens == nil {
+	if o.Auth == nil || o.Events == nil || o.Endpoints == nil || o.Deliveries == nil || o.Tokens == nil || o.System == nil {
 		return nil, errors.New("api: a part is missing")
 	}
 	if o.MaxDataBytes <= 0 {
@@ -78,6 +79,7 @@ func New(o Options) (*Server, error) {
 	m, err := newMetrics(o.Registerer, []*grpc.ServiceDesc{
 		&sealpostv1.EventService_ServiceDesc, &sealpostv1.EndpointService_ServiceDesc,
 		&sealpostv1.DeliveryService_ServiceDesc, &sealpostv1.AccessService_ServiceDesc,
+		&sealpostv1.SystemService_ServiceDesc,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("api: register metrics: %w", err)
@@ -98,6 +100,8 @@ func New(o Options) (*Server, error) {
 		sealpostv1.RegisterDeliveryServiceServer(r, &deliveryService{deliveries: o.Deliveries, closing: s.closing})
 		sealpostv1.RegisterAccessServiceServer(r, &accessService{tokens: o.Tokens})
 	}
+	// A stream of bytes is for gRPC alone.
+	sealpostv1.RegisterSystemServiceServer(s.grpc, &systemService{system: o.System, closing: s.closing})
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	if s.handler, err = s.newHandler(); err != nil {

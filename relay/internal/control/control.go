@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"time"
@@ -74,7 +75,9 @@ type Options struct {
 	Owners   Owners
 	Tester   Tester
 	Feed     Feed
-	Guard    *egress.Guard
+	// Backup writes a copy of everything and returns facts of it for the record; nil where there is no such thing.
+	Backup func(ctx context.Context, to io.Writer) (map[string]string, error)
+	Guard  *egress.Guard
 	// Dev makes endpoints active at once and allows http. EnterDev must have returned before the first call.
 	Dev bool
 	// MaxDataBytes bounds an event's data; default relay.DefaultMaxDataSize, and never more than the journal takes.

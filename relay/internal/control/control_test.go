@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"iter"
 	"log/slog"
 	"os"
@@ -343,6 +344,7 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 		{"PauseEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, err := w.PauseEndpoint(ctx, c, ref, ""); return err }},
 		{"ResumeEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, err := w.ResumeEndpoint(ctx, c, ref); return err }},
 		{"TestEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, _, err := w.TestEndpoint(ctx, c, ref); return err }},
+		{"BackUp", access.SystemBackup, isForbidden, func(c access.Caller) error { return w.BackUp(ctx, c, io.Discard) }},
 		{"EndpointHealth", access.EndpointsRead, nil, func(c access.Caller) error { _, _, err := w.EndpointHealth(ctx, c, ref); return err }},
 		{"SuspendEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.SuspendEndpoint(ctx, c, ref, "x"); return err }},
 		{"ApproveEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.ApproveEndpoint(ctx, c, ref); return err }},

@@ -150,6 +150,18 @@ func (f *Folder) sign() error {
 // Close gives the folder up. It may be called more than once.
 func (f *Folder) Close() error { return f.lock.Close() }
 
+// Held is ErrHeld, with its holder, where a process holds the folder. It makes nothing.
+func Held(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, LockFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	f := &Folder{dir: dir}
+	if err := f.take(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 const maxVersion = 4 << 10
 
 // Read is what a folder says of itself, and false where it says nothing. It takes no lock.
@@ -205,19 +217,19 @@ func replace(dir, name string, text []byte, fsync func(*os.File) error) error {
 	if err := os.Rename(temp.Name(), filepath.Join(dir, name)); err != nil {
 		return err
 	}
-	return SyncFolder(dir, fsync)
+	return Sync(dir, fsync)
 }
 
-// SyncFolder makes the names in a folder durable; fsync may be nil.
-func SyncFolder(dir string, fsync func(*os.File) error) error {
+// Sync makes a file, or the names in a folder, durable; fsync may be nil.
+func Sync(name string, fsync func(*os.File) error) error {
 	if fsync == nil {
 		fsync = (*os.File).Sync
 	}
-	d, err := os.Open(dir)
+	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(fsync(d), d.Close())
+	return errors.Join(fsync(f), f.Close())
 }
 
 // fresh tells whether there is nothing in the folder but its lock and what a crash left of its version.

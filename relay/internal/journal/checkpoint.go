@@ -64,7 +64,7 @@ func (j *Journal) SaveCheckpoint(ctx context.Context, p int, data []byte) error 
 	if _, err := a.Sync(ctx); err != nil {
 		return err
 	}
-	return l.Trim(ctx, first-1)
+	return l.trim(ctx, first-1)
 }
 
 // LoadCheckpoint returns partition p's checkpoint, and false if there is none.

@@ -207,6 +207,7 @@ type Journal struct {
 	broke   chan struct{} // closed when nc's present connection breaks
 
 	unread unread
+	trims  sync.RWMutex // held for reading by each trim, for writing while none may be
 
 	limit     int // bytes of an event
 	failOnce  sync.Once

@@ -605,18 +605,13 @@ func (l *Log) Range(ctx context.Context, first, last uint64, fn func(Message) er
 	if err != nil {
 		return err
 	}
-	sub, err := l.inbox("")
-	if err != nil {
-		return err
-	}
-	defer sub.Unsubscribe()
-	first, last = max(first, 1), min(last, synced)
-	for first <= last {
-		if first, err = l.batch(ctx, sub, first, last, fn); err != nil {
+	return l.scan(ctx, max(first, 1), min(last, synced), func(_ uint64, m *nats.Msg) error {
+		msg, _, err := l.direct(m)
+		if err != nil {
 			return err
 		}
-	}
-	return nil
+		return fn(msg)
+	})
 }
 
 // batchGet is a direct get of several records in sequence (NATS ADR-31).
@@ -631,8 +626,8 @@ const (
 	batchBytes   = 4 << 20
 )
 
-// batch reads some records from first on and returns where to go on.
-func (l *Log) batch(ctx context.Context, sub *nats.Subscription, first, last uint64, fn func(Message) error) (next uint64, err error) {
+// messages asks for some records from first on, and returns where to go on.
+func (l *Log) messages(ctx context.Context, sub *nats.Subscription, first, last uint64, fn func(uint64, *nats.Msg) error) (next uint64, err error) {
 	req, err := json.Marshal(batchGet{Seq: first, Batch: min(batchRecords, last-first+1), MaxBytes: batchBytes})
 	if err != nil {
 		return 0, err
@@ -646,18 +641,22 @@ func (l *Log) batch(ctx context.Context, sub *nats.Subscription, first, last uin
 		if err != nil {
 			return 0, err
 		}
-		if m.Header.Get("Status") == "204" { // end of batch
+		switch status := m.Header.Get("Status"); status {
+		case "":
+		case "204": // end of batch
 			return next, nil
-		}
-		msg, _, err := l.direct(m)
-		if errors.Is(err, ErrNotFound) {
+		case "404":
 			return next, l.missing(ctx, first, last)
-		} else if err != nil {
-			return 0, err
+		default:
+			return 0, fmt.Errorf("%w: %s %s", ErrUnavailable, status, m.Header.Get("Description"))
 		}
-		next = msg.Seq + 1
-		if msg.Seq <= last {
-			if err := fn(msg); err != nil {
+		seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%w: sequence of a record: %w", ErrUnavailable, err)
+		}
+		next = seq + 1
+		if seq <= last {
+			if err := fn(seq, m); err != nil {
 				return 0, err
 			}
 		}
@@ -667,7 +666,16 @@ func (l *Log) batch(ctx context.Context, sub *nats.Subscription, first, last uin
 // Trim gives up records up to and with sequence upTo. The embedded store gives
 // up whole blocks (at most 8 MiB), so that some records at or below upTo may stay
 // a while; an external one is purged in steps, each short under the stream's lock.
+// While trims are held (see HoldTrims) it does nothing.
 func (l *Log) Trim(ctx context.Context, upTo uint64) error {
+	if !l.j.trims.TryRLock() {
+		return nil
+	}
+	defer l.j.trims.RUnlock()
+	return l.trim(ctx, upTo)
+}
+
+func (l *Log) trim(ctx context.Context, upTo uint64) error {
 	st, err := l.State(ctx)
 	if err != nil {
 		return err
