@@ -27,6 +27,7 @@ func Parts() []Part {
 		{"endpoints", "10, 1,000 and 10,000 endpoints on as many addresses, each event to one", false, (*bench).manyEndpoints},
 		{"isolation", "seven endpoints beside three that hang, trickle and reset, and beside three that are well", false, (*bench).isolation},
 		{"hanging", "800 endpoints beside 200 that hang, more than there are slots, and beside 200 that are well", false, (*bench).hanging},
+		{"fairness", "one tenant gently, beside another's flood and alone", false, (*bench).fairness},
 		{"drain", "what was parked for a paused endpoint, when it resumes", false, (*bench).drain},
 		{"backlog", "a million deliveries for one dead endpoint: memory, disk, start, drain, live traffic meanwhile", false, (*bench).backlog},
 		{"interleaved", "a million deliveries for 1,000 dead endpoints that come back, half of them taking ten a second", false, (*bench).interleaved},

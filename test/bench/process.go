@@ -151,8 +151,17 @@ func (p *relayProcess) start(ctx context.Context) error {
 
 func (p *relayProcess) pid() int { return p.cmd.Process.Pid }
 
-// connect makes a client from the files that the server left.
-func (p *relayProcess) connect() error {
+// connect makes the client, and learns the roots, from the files that the server left.
+func (p *relayProcess) connect() (err error) {
+	if p.roots, err = os.ReadFile(filepath.Join(p.data, "client-ca.pem")); err != nil {
+		return err
+	}
+	p.client, err = p.dial()
+	return err
+}
+
+// dial makes a client with a connection of its own.
+func (p *relayProcess) dial() (*client.Client, error) {
 	var file struct {
 		Server    string `yaml:"server"`
 		Admin     string `yaml:"admin"`
@@ -160,21 +169,17 @@ func (p *relayProcess) connect() error {
 	}
 	text, err := os.ReadFile(filepath.Join(p.data, "client.yaml"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := yaml.Unmarshal(text, &file); err != nil {
-		return errors.New("bench: the server's client file cannot be read")
+		return nil, errors.New("bench: the server's client file cannot be read")
 	}
 	p.admin = "http://" + file.Admin
 	token, err := os.ReadFile(filepath.Join(p.data, file.TokenFile))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if p.roots, err = os.ReadFile(filepath.Join(p.data, "client-ca.pem")); err != nil {
-		return err
-	}
-	p.client, err = client.New(client.Options{Target: file.Server, Token: strings.TrimSpace(string(token))})
-	return err
+	return client.New(client.Options{Target: file.Server, Token: strings.TrimSpace(string(token))})
 }
 
 // close ends the server and removes its folder.

@@ -31,7 +31,8 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/egress", ""},
 	{"relay/internal/filter", ""},
 	{"relay/internal/folder", ""},
-	{"relay/internal/journal", ""},
+	{"relay/internal/turn", ""},
+	{"relay/internal/journal", "relay/internal/turn"},
 	{"relay/internal/keys", ""},
 	{"relay/internal/pki", ""},
 	{"relay/internal/redact", ""},
@@ -51,7 +52,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/route", "relay relay/internal/filter relay/internal/registry"},
 	{"relay/internal/courier", "relay relay/chunk relay/internal/egress relay/internal/pki relay/internal/retry signer"},
 	{"relay/internal/partition", "relay relay/internal/breaker relay/internal/courier relay/internal/erasure relay/internal/journal relay/internal/lane relay/internal/owner " +
-		"relay/internal/record relay/internal/registry relay/internal/retry relay/internal/route relay/internal/tally"},
+		"relay/internal/record relay/internal/registry relay/internal/retry relay/internal/route relay/internal/tally relay/internal/turn"},
 	// The one door, and its faces.
 	{"relay/internal/control", "relay relay/internal/access relay/internal/audit relay/internal/egress relay/internal/filter relay/internal/journal " +
 		"relay/internal/pki relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},

@@ -121,7 +121,7 @@ func (c *Control) entry(who access.Caller, ev relay.Event, result *PublishResult
 	if err != nil {
 		return journal.Entry{}, 0, fmt.Errorf("encode event: %w", err)
 	}
-	return journal.Entry{ID: dedupID(ev.Tenant, ev.ID), Digest: digest, Payload: payload}, c.Journal.Partition(ev.Tenant), nil
+	return journal.Entry{ID: dedupID(ev.Tenant, ev.ID), Share: ev.Tenant, Digest: digest, Payload: payload}, c.Journal.Partition(ev.Tenant), nil
 }
 
 // dedupID joins tenant and event id: neither can hold a slash.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,8 @@ type Entry struct {
 	// ID tells repeats, within the deduplication window and over restarts: 1 to 256 bytes
 	// of printable ASCII without spaces, made unique over tenants by the caller.
 	ID string
+	// Share names who publishes it: events of one share wait for each other, and for those of another as little as can be.
+	Share string
 	// Digest of the content, by whatever the caller calls the same.
 	Digest [32]byte
 	// Payload is the journal's from here on, and its readers', and must not change any more.
@@ -56,14 +59,14 @@ type Events struct {
 	w  *writer
 	id []string // the deduplication header's value
 
-	mu     sync.Mutex // guards the four below
-	queue  []*pending
-	bytes  int64 // queued, written and not yet answered
+	mu     sync.Mutex // guards the three below
+	shares shares
 	closed bool
 	flying *group // being written and acknowledged
 
 	accepted atomic.Uint64 // the highest sequence that was answered
 	consumed atomic.Uint64 // the first sequence that was not routed; 0: unknown in this process
+	above    atomic.Int64  // how many beyond it were
 
 	wake    chan struct{} // one token: the queue is not empty
 	synced  chan *group   // acknowledged groups on their way to the sync
@@ -102,6 +105,7 @@ func newEvents(j *Journal, l *Log) (*Events, error) {
 		lost:    make(chan struct{}, 1),
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
+		shares:  newShares(j.opt),
 	}
 	w, err := newWriter(j.pub, l.subject, groupMax, e.onAck)
 	if err != nil {
@@ -179,9 +183,23 @@ func (e *Events) AcceptAll(ctx context.Context, entries []Entry) []Result {
 	return out
 }
 
-// Consumed tells the log that its reader has taken everything up to seq. Once told, Accept answers ErrBusy while more than
-// MaxUnread events wait to be read, so that what was accepted is not left further and further behind.
-func (e *Events) Consumed(seq uint64) { e.consumed.Store(seq + 1) }
+// Consumed tells the log that its reader has taken everything up to seq, and so many events above it. Once told, Accept answers
+// ErrBusy to a share while too much waits to be read (see MaxUnread), so that what was accepted is not left further and further
+// behind.
+func (e *Events) Consumed(seq uint64, above int) {
+	e.consumed.Store(seq + 1)
+	e.above.Store(int64(above))
+}
+
+// ConsumedOf tells it of a share whose events the reader has taken up to seq, while those of others still wait.
+func (e *Events) ConsumedOf(share string, seq uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if one := e.shares.of[share]; one != nil {
+		e.shares.read(one, seq)
+		e.shares.forget(share, one)
+	}
+}
 
 func (p *pending) size() int64 { return int64(len(p.entry.Payload) + len(p.entry.ID) + frameBytes) }
 
@@ -197,20 +215,17 @@ func (e *Events) enqueue(p *pending) error {
 	if err := e.diskSpace(); err != nil {
 		return err
 	}
-	if read := e.consumed.Load(); read > 0 && e.accepted.Load()+1 >= read+uint64(e.j.opt.MaxUnread) {
-		return &BusyError{RetryAfter: 250 * time.Millisecond}
+	read := e.consumed.Load()
+	if err := e.shares.enter(p, read, int64(e.accepted.Load()+1-read)-e.above.Load()); err != nil {
+		return err
 	}
-	if e.bytes > 0 && e.bytes+p.size() > e.j.opt.MaxUncommittedBytes {
-		return &BusyError{RetryAfter: 100 * time.Millisecond}
-	}
-	e.bytes += p.size()
 	e.push(p)
 	return nil
 }
 
 // push hands p to the writing goroutine. e.mu is held.
 func (e *Events) push(p *pending) {
-	e.queue = append(e.queue, p)
+	e.shares.queue.Push(p.entry.Share, p)
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -305,18 +320,11 @@ func (e *Events) write() {
 func (e *Events) next() (*group, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.queue) == 0 {
-		e.queue = nil
+	items := e.shares.group()
+	if len(items) == 0 {
 		return nil, !e.closed
 	}
-	var n int
-	var size int64
-	for n < len(e.queue) && n < groupMax && (n == 0 || size+e.queue[n].size() <= groupBytes) {
-		size += e.queue[n].size()
-		n++
-	}
-	g := &group{items: e.queue[:n:n], left: n, acked: make(chan struct{})}
-	e.queue = e.queue[n:]
+	g := &group{items: items, left: len(items), acked: make(chan struct{})}
 	e.flying = g
 	select {
 	case <-e.lost: // broke before this group
@@ -407,6 +415,7 @@ func (e *Events) sync() {
 		}
 		err := e.disk.sync()
 		if err == nil {
+			e.waitForReader(gs) // before a reader can have them
 			top := highest(gs)
 			e.remember(gs)
 			e.advance(top)
@@ -424,10 +433,31 @@ func (e *Events) remember(gs []*group) {
 	if e.tail == nil {
 		return
 	}
-	for _, g := range gs {
-		for _, p := range g.items {
-			if p.ack.err == nil && !p.ack.duplicate {
-				e.tail.add(0, Message{Seq: p.ack.seq, Time: p.time, Payload: p.entry.Payload})
+	for p := range fresh(gs) {
+		e.tail.add(0, Message{Seq: p.ack.seq, Time: p.time, Payload: p.entry.Payload})
+	}
+}
+
+// waitForReader counts what was kept as waiting for the reader, where there is one.
+func (e *Events) waitForReader(gs []*group) {
+	if e.consumed.Load() == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for p := range fresh(gs) {
+		e.shares.await(p)
+	}
+}
+
+// fresh are the events that were kept, and were not before.
+func fresh(gs []*group) iter.Seq[*pending] {
+	return func(yield func(*pending) bool) {
+		for _, g := range gs {
+			for _, p := range g.items {
+				if p.ack.err == nil && !p.ack.duplicate && !yield(p) {
+					return
+				}
 			}
 		}
 	}
@@ -443,8 +473,8 @@ func highest(gs []*group) (seq uint64) {
 }
 
 func (e *Events) answer(g *group, failed error) {
-	var size int64
 	var repeats []*pending
+	answered := g.items[:0]
 	for _, p := range g.items {
 		switch {
 		case failed != nil && p.ack.err == nil:
@@ -460,9 +490,9 @@ func (e *Events) answer(g *group, failed error) {
 		default:
 			p.done(Receipt{Seq: p.ack.seq, Time: p.time}, nil)
 		}
-		size += p.size()
+		answered = append(answered, p)
 	}
-	e.release(size)
+	e.release(answered)
 	if len(repeats) > 0 {
 		// A flood of repeats, each a read, must not hold up fresh events.
 		e.late.Add(1)
@@ -470,16 +500,18 @@ func (e *Events) answer(g *group, failed error) {
 			defer e.late.Done()
 			for _, p := range repeats {
 				p.done(e.first(p))
-				e.release(p.size())
+				e.release([]*pending{p})
 			}
 		}()
 	}
 }
 
-func (e *Events) release(size int64) {
+func (e *Events) release(ps []*pending) {
 	e.mu.Lock()
-	e.bytes -= size
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	for _, p := range ps {
+		e.shares.answered(p)
+	}
 }
 
 // first is the answer that the first event of p's id got. An event that was
@@ -514,7 +546,7 @@ func (e *Events) again(p *pending) {
 		}
 		e.mu.Unlock()
 		p.done(Receipt{}, fmt.Errorf("%w: %w", ErrUnavailable, errInProcess))
-		e.release(p.size())
+		e.release([]*pending{p})
 	})
 }
 

@@ -252,11 +252,11 @@ func TestAcceptWaitsForTheReader(t *testing.T) {
 	for i := range 20 { // nobody reads in this process: no bound
 		mustAccept(t, j, strconv.Itoa(i), "x")
 	}
-	e.Consumed(15)
+	e.Consumed(15, 0)
 	if _, err := e.Accept(t.Context(), entry("20", "x")); !errors.Is(err, ErrBusy) {
 		t.Errorf("with 5 unread: %v, want ErrBusy", err)
 	}
-	e.Consumed(16)
+	e.Consumed(16, 0)
 	mustAccept(t, j, "20", "x")
 	if _, err := e.Accept(t.Context(), entry("21", "x")); !errors.Is(err, ErrBusy) {
 		t.Errorf("with 5 unread again: %v, want ErrBusy", err)

@@ -95,12 +95,14 @@ type Options struct {
 	MaxEventBytes    int           // default 8 MiB, at most 32 MiB
 
 	// MaxUncommittedBytes bounds what waits for its sync, per partition; beyond
-	// it Accept answers ErrBusy. Default 64 MiB.
+	// it Accept answers ErrBusy. Default 64 MiB. One share alone may take all of it;
+	// a quarter more is kept for the others.
 	MaxUncommittedBytes int64
 
-	// MaxUnread bounds the events that a reader who calls Consumed may be behind;
-	// beyond it Accept answers ErrBusy. Default 262,144.
-	MaxUnread int
+	// MaxUnread and MaxUnreadBytes bound what a reader who calls Consumed may be
+	// behind, in the same way. Defaults 262,144 events and 64 MiB.
+	MaxUnread      int
+	MaxUnreadBytes int64
 
 	// MinFreeDisk is the number of bytes below which Accept answers ErrFull.
 	// Default max(1 GiB, 5 % of the disk); negative is no check. Embedded only.
@@ -142,6 +144,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.MaxEventBytes = cmp.Or(o.MaxEventBytes, defaultEventBytes)
 	o.MaxUncommittedBytes = cmp.Or(o.MaxUncommittedBytes, 64<<20)
 	o.MaxUnread = cmp.Or(o.MaxUnread, 1<<18)
+	o.MaxUnreadBytes = cmp.Or(o.MaxUnreadBytes, 64<<20)
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
@@ -166,7 +169,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("journal: deduplication window %v: want 1s to 24h", o.DedupWindow)
 	case o.MaxEventBytes < 1 || o.MaxEventBytes > maxEventBytes:
 		return o, fmt.Errorf("journal: event bound %d: want 1 to %d bytes", o.MaxEventBytes, maxEventBytes)
-	case o.EventsMaxBytes < 1 || o.OutcomesMaxBytes < 1 || o.AuditMaxBytes < 1 || o.MaxUncommittedBytes < 1 || o.MaxUnread < 1:
+	case o.EventsMaxBytes < 1 || o.OutcomesMaxBytes < 1 || o.AuditMaxBytes < 1 || o.MaxUncommittedBytes < 1 || o.MaxUnread < 1 || o.MaxUnreadBytes < 1:
 		return o, errors.New("journal: bounds must be positive")
 	case o.URL == "" && o.Dir == "":
 		return o, errors.New("journal: neither a data folder nor a server is given")

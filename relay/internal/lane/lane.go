@@ -1,13 +1,15 @@
 // Package lane decides whose delivery is sent next. Each endpoint has a lane: a bounded queue with its own concurrency,
 // rate and breaker. It promises that no endpoint, however it hangs, trickles, fails or is flooded, takes what another one
-// needs: lanes are served round-robin, concurrency grows only with success, and half of all slots are kept for endpoints
-// that answer fast. It trusts its caller to report the end of everything that Next gave out. Pure: time is an
-// argument; one goroutine at a time.
+// needs, and no tenant, however many endpoints it has: the tenant that holds the fewest slots is served next, and its lanes
+// round-robin; concurrency grows only with success; half of all slots are kept for endpoints that answer fast, and half of
+// the rest for those that have not been slow yet; where the machine is the bottleneck, those who send more than their share of
+// it wait. It trusts its caller to report the end of everything that Next gave out. Pure: time is an argument; one
+// goroutine at a time.
 package lane
 
 import (
+	"cmp"
 	"container/heap"
-	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -18,8 +20,9 @@ import (
 // Limits bound all lanes together, and each of them.
 type Limits struct {
 	InFlight  int           // slots of all lanes, 1 at least
-	Slow      int           // in flight beside them: attempts that last longer than SlowAfter, and hold no slot any more
-	Bytes     int           // of bodies queued and in flight in all lanes
+	Slow      int           // in flight beside them: attempts that last longer than SlowAfter, and hold no slot any more, of lanes known for it
+	NewlySlow int           // the same of lanes that are slow for the first time; zero: four times Slow
+	Bytes     int           // of bodies queued and in flight in all lanes; one tenant has four fifths of it at most
 	LaneItems int           // queued in one lane
 	LaneBytes int           // queued in one lane
 	MaxWait   time.Duration // in a lane, before its item is given back
@@ -30,11 +33,16 @@ func DefaultLimits() Limits {
 	return Limits{InFlight: 512, Slow: 1024, Bytes: 256 << 20, LaneItems: 256, LaneBytes: 16 << 20, MaxWait: 5 * time.Second}
 }
 
-// SlowAfter is how long an attempt may last before it counts as slow.
-const SlowAfter = time.Second
+const (
+	// SlowAfter is how long an attempt may last before it counts as slow.
+	SlowAfter = time.Second
+	// YieldAfter is how long one of a lane that nothing is known of may hold a slot while other such lanes find none.
+	YieldAfter = 100 * time.Millisecond
+)
 
 // Settings are what an endpoint's lane goes by.
 type Settings struct {
+	Tenant      string  // whose endpoint it is; does not change
 	Open        bool    // false: nothing is taken in or given out
 	Concurrency int     // in flight at most; 1 for ordered endpoints
 	Rate        float64 // given out a second; 0: no bound
@@ -42,19 +50,21 @@ type Settings struct {
 
 // Lanes are the lanes of one owner, with items of type T.
 type Lanes[T any] struct {
-	limits   Limits
-	lanes    map[string]*lane[T]
-	ring     []*lane[T] // those that could give something out now, in turn
-	timed    wakeHeap[T]
-	starved  []*lane[T] // those that wait for a slot that is not kept for fast endpoints
-	inFlight int        // holding a slot
-	unproven int        // of those, of lanes that have not shown to be fast
-	slow     int        // in flight without a slot
-	bytes    int
+	limits  Limits
+	lanes   map[string]*lane[T]
+	tenants map[string]*tenant[T]
+	order   [2][classes]order[T] // who could give something out now: those with a share of the machine, and the heavy ones
+	timed   wakeHeap[T]
+	clock   uint64       // counts turns
+	held    [classes]int // slots, by what their lanes were when they got them
+	aside   [2]int       // in flight without a slot: of lanes known to be slow, and of others
+	bytes   int
+	pace    pace
 }
 
 type lane[T any] struct {
 	id       string
+	tenant   *tenant[T]
 	settings Settings
 	queue    fifo[T]
 	bytes    int // of the queue
@@ -62,9 +72,13 @@ type lane[T any] struct {
 	slow     int // of those in flight: longer than SlowAfter
 	limit    int // of those in flight: slow start
 	proven   bool
+	wasSlow  bool // the last attempt that ended was
 	breaker  breaker.Breaker
 	limiter  *rate.Limiter
 	place    place
+	group    *group[T] // where place is inGroup
+	previous *lane[T]  // in it
+	next     *lane[T]  // in it
 	wake     time.Time // where place is inTimed
 	heapAt   int       // where place is inTimed
 
@@ -78,9 +92,8 @@ type place uint8
 
 const (
 	idle place = iota
-	inRing
+	inGroup
 	inTimed
-	inStarved
 )
 
 // Ticket is one item on its way, to be handed back with Done.
@@ -89,15 +102,21 @@ type Ticket[T any] struct {
 	Size  int
 	Probe bool // the breaker's probe
 
-	lane   *lane[T]
-	slow   bool
-	aside  bool // counted in Lanes.slow: it holds no slot
-	proven bool // how it was counted, if it holds one
+	lane  *lane[T]
+	slow  bool
+	aside bool  // it holds no slot
+	class class // how it was counted when it was given out, and is where it holds a slot
 }
+
+// AtOnce is how many can be in flight together.
+func (l Limits) AtOnce() int { return l.InFlight + l.Slow + l.newlySlow() }
+
+func (l Limits) newlySlow() int { return cmp.Or(l.NewlySlow, 4*l.Slow) }
 
 // New makes empty lanes.
 func New[T any](limits Limits) *Lanes[T] {
-	return &Lanes[T]{limits: limits, lanes: map[string]*lane[T]{}}
+	limits.NewlySlow = limits.newlySlow()
+	return &Lanes[T]{limits: limits, lanes: map[string]*lane[T]{}, tenants: map[string]*tenant[T]{}, pace: newPace(limits.InFlight)}
 }
 
 // Configure sets an endpoint's settings and makes its lane if there is none. A lane that opens starts anew: one in flight,
@@ -105,16 +124,18 @@ func New[T any](limits Limits) *Lanes[T] {
 func (l *Lanes[T]) Configure(id string, s Settings, now time.Time) {
 	n := l.lanes[id]
 	if n == nil {
-		n = &lane[T]{id: id, limit: 1}
+		n = &lane[T]{id: id, limit: 1, tenant: l.tenant(s.Tenant)}
+		n.tenant.lanes++
 		l.lanes[id] = n
 	}
+	s.Tenant = n.tenant.name
 	s.Concurrency = max(1, s.Concurrency)
 	if s == n.settings {
 		return
 	}
 	if s.Open && !n.settings.Open {
 		n.breaker.Reset()
-		n.limit, n.proven = 1, false
+		n.limit, n.proven, n.wasSlow = 1, false, false
 	}
 	if s.Rate != n.settings.Rate {
 		n.limiter = nil
@@ -123,7 +144,7 @@ func (l *Lanes[T]) Configure(id string, s Settings, now time.Time) {
 		}
 	}
 	n.settings = s
-	l.reconsider(n, now)
+	l.reconsider(n)
 }
 
 // Remove forgets a lane that is empty; it does nothing to another one.
@@ -131,6 +152,9 @@ func (l *Lanes[T]) Remove(id string) {
 	if n := l.lanes[id]; n != nil && n.queue.len() == 0 && n.inFlight == 0 {
 		l.detach(n)
 		delete(l.lanes, id)
+		if n.tenant.lanes--; n.tenant.lanes == 0 {
+			delete(l.tenants, n.tenant.name)
+		}
 	}
 }
 
@@ -148,7 +172,7 @@ func (l *Lanes[T]) Room(id string, now time.Time) int {
 // space is how many items of a usual size the lane would take now; 0 where it is closed, or its breaker lets nothing through.
 // Where the breaker waits for a probe it is one.
 func (l *Lanes[T]) space(n *lane[T], now time.Time) int {
-	if !n.settings.Open || n.bytes >= l.limits.LaneBytes || l.bytes >= l.limits.Bytes {
+	if !n.settings.Open || n.bytes >= l.limits.LaneBytes || n.tenant.bytes >= 4*(l.limits.Bytes-l.bytes) {
 		return 0
 	}
 	switch n.breaker.State() {
@@ -171,62 +195,42 @@ func (l *Lanes[T]) Offer(id string, item T, size int, now time.Time) bool {
 	}
 	n.queue.push(queued[T]{item, size, now})
 	n.bytes += size
-	l.bytes += size
-	l.consider(n, now)
+	l.weigh(n, size)
+	l.consider(n)
 	return true
 }
 
 // Next takes the next item to send, if there is one and a slot for it.
-func (l *Lanes[T]) Next(now time.Time) (*Ticket[T], bool) {
+func (l *Lanes[T]) Next(now time.Time) (Ticket[T], bool) {
 	l.wakeTimed(now)
-	for l.inFlight < l.limits.InFlight {
+	for l.slots() < l.limits.InFlight {
 		n := l.turn()
 		if n == nil {
 			break
 		}
 		if t, ok := l.take(n, now); ok {
-			l.consider(n, now)
+			l.consider(n)
 			return t, true
 		}
 	}
-	return nil, false
-}
-
-// turn takes the lane out of its list whose turn it is: one that found no slot before, if there is one now, or the next of
-// the ring.
-func (l *Lanes[T]) turn() (n *lane[T]) {
-	switch {
-	case len(l.starved) > 0 && l.unproven < l.unprovenMost():
-		n, l.starved = l.starved[0], l.starved[1:]
-	case len(l.ring) > 0:
-		n, l.ring = l.ring[0], l.ring[1:]
-	default:
-		return nil
-	}
-	n.place = idle
-	return n
+	return Ticket[T]{}, false
 }
 
 // take takes a lane's first item if nothing speaks against it; else it leaves the lane where it will be
 // considered again.
-func (l *Lanes[T]) take(n *lane[T], now time.Time) (*Ticket[T], bool) {
+func (l *Lanes[T]) take(n *lane[T], now time.Time) (Ticket[T], bool) {
 	if !n.runnable() {
-		return nil, false
-	}
-	if !n.proven && l.unproven >= l.unprovenMost() {
-		n.place = inStarved
-		l.starved = append(l.starved, n)
-		return nil, false
+		return Ticket[T]{}, false
 	}
 	if n.limiter != nil && n.limiter.TokensAt(now) < 1 {
 		seconds := min((1-n.limiter.TokensAt(now))/n.settings.Rate, longestSleep.Seconds())
 		l.sleep(n, now.Add(time.Duration(seconds*float64(time.Second))+time.Millisecond))
-		return nil, false
+		return Ticket[T]{}, false
 	}
 	send, probe := n.breaker.Allow(now)
 	if !send {
 		l.sleep(n, n.breaker.NextProbe())
-		return nil, false
+		return Ticket[T]{}, false
 	}
 	if n.limiter != nil {
 		n.limiter.AllowN(now, 1)
@@ -236,18 +240,14 @@ func (l *Lanes[T]) take(n *lane[T], now time.Time) (*Ticket[T], bool) {
 	n.out++
 	n.bytes -= first.size
 	n.inFlight++
-	l.inFlight++
-	if !n.proven {
-		l.unproven++
-	}
-	return &Ticket[T]{Item: first.item, Size: first.size, Probe: probe, lane: n, proven: n.proven}, true
+	t := Ticket[T]{Item: first.item, Size: first.size, Probe: probe, lane: n, class: n.class()}
+	l.hold(n.tenant, t.class, 1)
+	l.sent(n.tenant)
+	return t, true
 }
 
 // longestSleep is after what time a lane whose rate is next to nothing is looked at again.
 const longestSleep = time.Hour
-
-// unprovenMost is how many slots are for lanes that have not shown to be fast.
-func (l *Lanes[T]) unprovenMost() int { return max(1, l.limits.InFlight/2) }
 
 // recent is what the lane gave out within a second or so.
 func (n *lane[T]) recent(now time.Time) int {
@@ -266,37 +266,33 @@ func (n *lane[T]) runnable() bool {
 }
 
 // reconsider takes a lane out of whatever list it waits in, for what it waited for may be no more, and considers it.
-func (l *Lanes[T]) reconsider(n *lane[T], now time.Time) {
-	if n.place != inRing {
+func (l *Lanes[T]) reconsider(n *lane[T]) {
+	if n.place != inGroup || n.group != &n.tenant.groups[n.class()] {
 		l.detach(n)
 	}
-	l.consider(n, now)
+	l.consider(n)
 }
 
 // detach takes a lane out of its list.
 func (l *Lanes[T]) detach(n *lane[T]) {
-	is := func(other *lane[T]) bool { return other == n }
 	switch n.place {
-	case inRing:
-		l.ring = slices.DeleteFunc(l.ring, is)
+	case inGroup:
+		l.leave(n)
 	case inTimed:
 		heap.Remove(&l.timed, n.heapAt)
-	case inStarved:
-		l.starved = slices.DeleteFunc(l.starved, is)
 	}
 	n.place = idle
 }
 
-// consider puts a lane in the ring if it could give something out.
-func (l *Lanes[T]) consider(n *lane[T], now time.Time) {
+// consider has a lane take its turn if it could give something out.
+func (l *Lanes[T]) consider(n *lane[T]) {
 	if n.place == idle && n.runnable() {
-		n.place = inRing
-		l.ring = append(l.ring, n)
+		l.join(n)
 	}
 }
 
 // Slow notes that an item has been in flight for longer than SlowAfter: it gives its slot back and counts against a bound
-// of its own. Beyond that bound it keeps a slot, but not one that is kept for fast endpoints, as far as there are others.
+// of its own. Beyond that bound it keeps a slot, but one of those for slow endpoints, as far as there are others.
 func (l *Lanes[T]) Slow(t *Ticket[T]) {
 	if t.slow {
 		return
@@ -304,27 +300,53 @@ func (l *Lanes[T]) Slow(t *Ticket[T]) {
 	t.slow = true
 	t.lane.slow++
 	t.lane.proven = false
-	switch {
-	case l.slow < l.limits.Slow:
-		l.giveSlot(t)
+	l.setAside(t)
+	if !t.aside && t.class != slow {
+		l.hold(t.lane.tenant, t.class, -1)
+		t.class = slow
+		l.hold(t.lane.tenant, slow, 1)
+	}
+	if t.lane.place == inGroup {
+		l.reconsider(t.lane)
+	}
+}
+
+// Yield has an item that has been in flight for longer than YieldAfter give its slot back, where its lane is one that nothing is
+// known of and others like it find no slot: what hangs from its first attempt on must not hold up what works.
+func (l *Lanes[T]) Yield(t *Ticket[T]) {
+	if t.class == unknown && l.Starved() {
+		l.setAside(t)
+	}
+}
+
+// Starved tells whether lanes that nothing is known of wait for a slot.
+func (l *Lanes[T]) Starved() bool {
+	return len(l.order[0][unknown])+len(l.order[1][unknown]) > 0 && !l.room(unknown)
+}
+
+// setAside takes an item's slot back, if there is room beside.
+func (l *Lanes[T]) setAside(t *Ticket[T]) {
+	bound, most := &l.aside[0], l.limits.Slow
+	if t.class != slow {
+		bound, most = &l.aside[1], l.limits.NewlySlow
+	}
+	if !t.aside && *bound < most {
+		l.hold(t.lane.tenant, t.class, -1)
 		t.aside = true
-		l.slow++
-	case t.proven:
-		t.proven = false
-		l.unproven++
+		*bound++
 	}
 }
 
 // giveSlot takes back what an item in flight holds.
 func (l *Lanes[T]) giveSlot(t *Ticket[T]) {
 	switch {
-	case t.aside:
-		l.slow--
-		return
-	case !t.proven:
-		l.unproven--
+	case !t.aside:
+		l.hold(t.lane.tenant, t.class, -1)
+	case t.class == slow:
+		l.aside[0]--
+	default:
+		l.aside[1]--
 	}
-	l.inFlight--
 }
 
 // Charge counts one more request of an item that is in flight, as for its next chunk, against its lane's rate, and says how long
@@ -347,7 +369,7 @@ func (l *Lanes[T]) Done(t *Ticket[T], r Result, now time.Time) breaker.Change {
 	n := t.lane
 	n.inFlight--
 	l.giveSlot(t)
-	l.bytes -= t.Size
+	l.weigh(n, -t.Size)
 	if t.slow {
 		n.slow--
 	}
@@ -360,16 +382,17 @@ func (l *Lanes[T]) Done(t *Ticket[T], r Result, now time.Time) breaker.Change {
 		change = n.breaker.Record(now, r.Healthy, t.Probe)
 		n.learn(r.Healthy, t.slow)
 	}
-	if n.place == inStarved && n.proven || n.place == inTimed && (change == breaker.Recovered || n.breaker.State() == breaker.Open) {
-		l.reconsider(n, now)
+	if n.place == inGroup || n.place == inTimed && (change == breaker.Recovered || n.breaker.State() == breaker.Open) {
+		l.reconsider(n)
 	} else {
-		l.consider(n, now)
+		l.consider(n)
 	}
 	return change
 }
 
 // learn adjusts how much may be in flight: one more for each fast success, half after a failure.
 func (n *lane[T]) learn(healthy, slow bool) {
+	n.wasSlow = slow || n.wasSlow && !healthy
 	switch {
 	case !healthy:
 		n.limit = max(1, n.limit/2)
@@ -409,7 +432,7 @@ func (l *Lanes[T]) Expired(now time.Time) []T {
 func (l *Lanes[T]) drop(n *lane[T]) T {
 	q := n.queue.pop()
 	n.bytes -= q.size
-	l.bytes -= q.size
+	l.weigh(n, -q.size)
 	return q.item
 }
 
@@ -451,7 +474,7 @@ func (l *Lanes[T]) BreakersOpen() (n int) {
 // InFlight counts what Next gave out and Done has not taken back: of one endpoint, or of all where id is empty.
 func (l *Lanes[T]) InFlight(id string) int {
 	if id == "" {
-		return l.inFlight + l.slow
+		return l.slots() + l.aside[0] + l.aside[1]
 	}
 	if n := l.lanes[id]; n != nil {
 		return n.inFlight
@@ -482,7 +505,7 @@ func (l *Lanes[T]) wakeTimed(now time.Time) {
 	for len(l.timed) > 0 && !l.timed[0].wake.After(now) {
 		n := heap.Pop(&l.timed).(*lane[T])
 		n.place = idle
-		l.consider(n, now)
+		l.consider(n)
 	}
 }
 

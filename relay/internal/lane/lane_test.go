@@ -21,6 +21,12 @@ type item struct {
 	since time.Time
 }
 
+// next is l.Next with a ticket to point at.
+func next[T any](l *Lanes[T], now time.Time) (*Ticket[T], bool) {
+	t, ok := l.Next(now)
+	return &t, ok
+}
+
 // world is lanes with a plain model of them.
 type world struct {
 	t        *rapid.T
@@ -67,7 +73,7 @@ func (w *world) offer(id string, size int) {
 	for _, q := range w.queued[id] {
 		queued += q.size
 	}
-	may := w.settings[id].Open && len(w.queued[id]) < w.limits.LaneItems && queued < w.limits.LaneBytes && w.bytes() < w.limits.Bytes
+	may := w.settings[id].Open && len(w.queued[id]) < w.limits.LaneItems && queued < w.limits.LaneBytes && w.bytesOf(w.settings[id].Tenant) < 4*(w.limits.Bytes-w.bytes())
 	if open {
 		may = may && len(w.queued[id]) == 0 && !w.now.Before(probe) && w.probing[id] == 0
 	}
@@ -91,9 +97,25 @@ func (w *world) bytes() (n int) {
 	return n
 }
 
+func (w *world) bytesOf(tenant string) (n int) {
+	for id, q := range w.queued {
+		for _, it := range q {
+			if w.settings[id].Tenant == tenant {
+				n += it.size
+			}
+		}
+	}
+	for _, f := range w.flying {
+		if w.settings[f.Item.lane].Tenant == tenant {
+			n += f.Size
+		}
+	}
+	return n
+}
+
 func (w *world) unproven() (n int) {
 	for _, f := range w.flying {
-		if !f.proven && !f.aside {
+		if f.class != fast && !f.aside {
 			n++
 		}
 	}
@@ -102,26 +124,28 @@ func (w *world) unproven() (n int) {
 
 // slots counts those in flight that hold one; the rest must be slow, and within their bound.
 func (w *world) slots() (n int) {
-	aside := 0
+	var aside [2]int
 	for _, f := range w.flying {
 		switch {
 		case !f.aside:
 			n++
-		case f.slow:
-			aside++
+		case f.class == slow:
+			aside[0]++
+		case f.slow || f.class == unknown:
+			aside[1]++
 		default:
-			w.t.Fatal("an attempt that is not slow holds no slot")
+			w.t.Fatal("an attempt of a fast lane that is not slow holds no slot")
 		}
 	}
-	if aside > w.limits.Slow {
-		w.t.Fatalf("%d slow attempts, at most %d", aside, w.limits.Slow)
+	if aside[0] > w.limits.Slow || aside[1] > w.limits.newlySlow() {
+		w.t.Fatalf("%v beside the slots, at most %d and %d", aside, w.limits.Slow, w.limits.newlySlow())
 	}
 	return n
 }
 
 func (w *world) next() bool {
 	unproven := w.unproven()
-	ticket, ok := w.l.Next(w.now)
+	ticket, ok := next(w.l, w.now)
 	if !ok {
 		return false
 	}
@@ -196,9 +220,12 @@ func ids(w *world) []string { return slices.Sorted(maps.Keys(w.settings)) }
 
 var laneIDs = []string{"a", "b", "c", "d", "e"}
 
-func anySettings(t *rapid.T) Settings {
+// tenantOf gives the first two lanes to one tenant.
+func tenantOf(id string) string { return map[string]string{"a": "t", "b": "t"}[id] + "u" }
+
+func anySettings(t *rapid.T, tenant string) Settings {
 	return Settings{
-		Open: rapid.IntRange(0, 4).Draw(t, "open") > 0, Concurrency: rapid.IntRange(1, 6).Draw(t, "concurrency"),
+		Tenant: tenant, Open: rapid.IntRange(0, 4).Draw(t, "open") > 0, Concurrency: rapid.IntRange(1, 6).Draw(t, "concurrency"),
 		Rate: rapid.SampledFrom([]float64{0, 0, 0, 0.05, 3, 100}).Draw(t, "rate"),
 	}
 }
@@ -212,11 +239,14 @@ func TestLanes(t *testing.T) {
 		})
 		lane := rapid.SampledFrom(laneIDs)
 		for _, id := range laneIDs {
-			w.configure(id, Settings{Open: true, Concurrency: 4})
+			w.configure(id, Settings{Tenant: tenantOf(id), Open: true, Concurrency: 4})
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"":          func(*rapid.T) { w.counters() },
-			"configure": func(t *rapid.T) { w.configure(lane.Draw(t, "lane"), anySettings(t)) },
+			"": func(*rapid.T) { w.counters() },
+			"configure": func(t *rapid.T) {
+				id := lane.Draw(t, "lane")
+				w.configure(id, anySettings(t, tenantOf(id)))
+			},
 			"offer": func(t *rapid.T) {
 				id := lane.Draw(t, "lane")
 				for range rapid.IntRange(1, 6).Draw(t, "n") {
@@ -250,6 +280,14 @@ func TestLanes(t *testing.T) {
 					w.proven[f.Item.lane] = w.proven[f.Item.lane] && f.slow
 					w.l.Slow(f)
 				}
+			},
+			"yield": func(t *rapid.T) {
+				if len(w.flying) > 0 {
+					w.l.Yield(rapid.SampledFrom(w.flying).Draw(t, "which"))
+				}
+			},
+			"pressure": func(t *rapid.T) {
+				w.l.Press(w.now, 1, func() int { return rapid.SampledFrom([]int{0, 4, 100}).Draw(t, "ready") })
 			},
 			"time": func(t *rapid.T) {
 				w.now = w.now.Add(time.Duration(rapid.IntRange(0, 15000).Draw(t, "ms")) * time.Millisecond)
@@ -289,7 +327,7 @@ func TestLanes(t *testing.T) {
 				}
 				if empty {
 					delete(w.settings, id)
-					w.configure(id, Settings{Open: true, Concurrency: 4})
+					w.configure(id, Settings{Tenant: tenantOf(id), Open: true, Concurrency: 4})
 				}
 			},
 		})
@@ -305,6 +343,7 @@ func (w *world) drain() {
 		w.configure(id, s)
 	}
 	for round := 0; ; round++ {
+		w.l.Press(w.now, 1, func() int { return 100 }) // however crowded the machine is, all is sent
 		for len(w.flying) > 0 {
 			w.done(0, Result{Healthy: true})
 		}
@@ -333,8 +372,13 @@ func (w *world) drain() {
 		w.now = wake
 	}
 	w.counters()
-	if w.l.Bytes() != 0 || w.l.unproven != 0 || w.l.inFlight != 0 {
-		w.t.Fatalf("left over: %d bytes, %d unproven, %d in flight", w.l.Bytes(), w.l.unproven, w.l.inFlight)
+	if w.l.Bytes() != 0 || w.l.held != [classes]int{} || w.l.aside != [2]int{} || w.l.pace.held != 0 {
+		w.t.Fatalf("left over: %d bytes, slots %v, %v beside them, %d paced", w.l.Bytes(), w.l.held, w.l.aside, w.l.pace.held)
+	}
+	for name, one := range w.l.tenants {
+		if one.held != 0 || one.bytes != 0 {
+			w.t.Fatalf("left over in tenant %s: %d slots, %d bytes", name, one.held, one.bytes)
+		}
 	}
 	for id, n := range w.l.lanes {
 		if n.bytes != 0 || n.slow != 0 || n.inFlight != 0 {
@@ -371,7 +415,7 @@ func TestRoundRobin(t *testing.T) {
 			}
 		}
 		for range 2 * n { // each shows that it is fast
-			ticket, ok := l.Next(start)
+			ticket, ok := next(l, start)
 			if !ok {
 				t.Fatal("nothing to send")
 			}
@@ -380,7 +424,7 @@ func TestRoundRobin(t *testing.T) {
 		var flying []*Ticket[item]
 		for range 100 {
 			for {
-				ticket, ok := l.Next(start)
+				ticket, ok := next(l, start)
 				if !ok {
 					break
 				}
@@ -409,7 +453,7 @@ func TestSlowStart(t *testing.T) {
 	fill(t, l, "a", 200, start)
 	takeAll := func() (tickets []*Ticket[item]) {
 		for {
-			ticket, ok := l.Next(start)
+			ticket, ok := next(l, start)
 			if !ok {
 				return tickets
 			}
@@ -447,7 +491,7 @@ func TestRate(t *testing.T) {
 		for range 200 {
 			l.Offer("a", item{lane: "a"}, 1, now)
 			for {
-				ticket, ok := l.Next(now)
+				ticket, ok := next(l, now)
 				if !ok {
 					break
 				}
@@ -477,7 +521,7 @@ func TestHangingEndpointsHoldNobody(t *testing.T) {
 	l.Configure("fast", Settings{Open: true, Concurrency: 20}, start)
 	fill(t, l, "fast", 100, start)
 	for range 10 { // it shows that it is fast
-		ticket, ok := l.Next(start)
+		ticket, ok := next(l, start)
 		if !ok {
 			t.Fatal("nothing to send")
 		}
@@ -490,7 +534,7 @@ func TestHangingEndpointsHoldNobody(t *testing.T) {
 	}
 	inFlight := func(id string) int { return l.InFlight(id) }
 	for {
-		if _, ok := l.Next(start); !ok {
+		if _, ok := next(l, start); !ok {
 			break
 		}
 	}
@@ -515,7 +559,7 @@ func TestSlowAttemptsGiveTheirSlotsBack(t *testing.T) {
 	var flying []*Ticket[item]
 	for now := start; ; now = now.Add(SlowAfter) {
 		for {
-			ticket, ok := l.Next(now)
+			ticket, ok := next(l, now)
 			if !ok {
 				break
 			}
@@ -528,8 +572,8 @@ func TestSlowAttemptsGiveTheirSlotsBack(t *testing.T) {
 				for _, f := range flying {
 					l.Done(f, Result{}, now)
 				}
-				if l.inFlight != 0 || l.slow != 0 || l.unproven != 0 {
-					t.Fatalf("left over: %d slots, %d slow, %d unproven", l.inFlight, l.slow, l.unproven)
+				if l.held != [classes]int{} || l.aside != [2]int{} {
+					t.Fatalf("left over: slots %v, %v beside them", l.held, l.aside)
 				}
 				return
 			}
@@ -548,9 +592,9 @@ func TestSlowAttemptsGiveTheirSlotsBack(t *testing.T) {
 func TestReconsidered(t *testing.T) {
 	t.Parallel()
 	limits := Limits{InFlight: 2, Bytes: 1 << 20, LaneItems: 100, LaneBytes: 1 << 20, MaxWait: time.Hour}
-	next := func(t *testing.T, l *Lanes[item], now time.Time, want string) *Ticket[item] {
+	want := func(t *testing.T, l *Lanes[item], now time.Time, want string) *Ticket[item] {
 		t.Helper()
-		ticket, ok := l.Next(now)
+		ticket, ok := next(l, now)
 		if !ok && want != "" || ok && ticket.Item.lane != want {
 			t.Fatalf("%+v, %v; want one of %q", ticket, ok, want)
 		}
@@ -560,59 +604,59 @@ func TestReconsidered(t *testing.T) {
 		l := New[item](limits)
 		l.Configure("a", Settings{Open: true, Concurrency: 2, Rate: 0.001}, start)
 		fill(t, l, "a", 3, start)
-		l.Done(next(t, l, start, "a"), Result{Healthy: true}, start)
-		next(t, l, start, "")
+		l.Done(want(t, l, start, "a"), Result{Healthy: true}, start)
+		want(t, l, start, "")
 		l.Configure("a", Settings{Open: true, Concurrency: 2}, start)
-		next(t, l, start, "a")
+		want(t, l, start, "a")
 	})
 	t.Run("reopened", func(t *testing.T) {
 		l := New[item](limits)
 		l.Configure("a", Settings{Open: true, Concurrency: 2}, start)
 		fill(t, l, "a", 20, start)
 		for range breaker.MaxConsecutive {
-			l.Done(next(t, l, start, "a"), Result{}, start)
+			l.Done(want(t, l, start, "a"), Result{}, start)
 		}
-		next(t, l, start, "")
+		want(t, l, start, "")
 		l.Configure("a", Settings{Concurrency: 2}, start)
 		l.Configure("a", Settings{Open: true, Concurrency: 2}, start)
-		next(t, l, start, "a")
+		want(t, l, start, "a")
 	})
 	t.Run("recovered", func(t *testing.T) {
 		l := New[item](limits)
 		l.Configure("a", Settings{Open: true, Concurrency: 2}, start)
 		fill(t, l, "a", 20, start)
 		for range breaker.MaxConsecutive {
-			l.Done(next(t, l, start, "a"), Result{}, start)
+			l.Done(want(t, l, start, "a"), Result{}, start)
 		}
 		now := start.Add(breaker.FirstProbe)
-		probe := next(t, l, now, "a")
-		next(t, l, now, "")
+		probe := want(t, l, now, "a")
+		want(t, l, now, "")
 		if change := l.Done(probe, Result{Healthy: true}, now); !probe.Probe || change != breaker.Recovered {
 			t.Fatal(probe.Probe, change)
 		}
-		next(t, l, now, "a")
+		want(t, l, now, "a")
 	})
 	t.Run("proven while starved", func(t *testing.T) {
 		l := New[item](Limits{InFlight: 4, Bytes: 1 << 20, LaneItems: 100, LaneBytes: 1 << 20, MaxWait: time.Hour})
 		l.Configure("a", Settings{Open: true, Concurrency: 8}, start)
 		fill(t, l, "a", 20, start)
 		for range 5 {
-			l.Done(next(t, l, start, "a"), Result{Healthy: true}, start)
+			l.Done(want(t, l, start, "a"), Result{Healthy: true}, start)
 		}
-		failing, fast := next(t, l, start, "a"), next(t, l, start, "a")
+		failing, fast := want(t, l, start, "a"), want(t, l, start, "a")
 		for _, id := range []string{"b", "c", "d"} {
 			l.Configure(id, Settings{Open: true, Concurrency: 1}, start)
 			fill(t, l, id, 1, start)
 		}
 		l.Done(failing, Result{}, start) // a has to show anew that it is fast
 		for range 2 {
-			if _, ok := l.Next(start); !ok {
+			if _, ok := next(l, start); !ok {
 				t.Fatal("half of the slots are for those that are not known to be fast")
 			}
 		}
-		next(t, l, start, "") // and now taken
+		want(t, l, start, "") // and now taken
 		l.Done(fast, Result{Healthy: true}, start)
-		next(t, l, start, "a")
+		want(t, l, start, "a")
 	})
 }
 
@@ -627,7 +671,7 @@ func BenchmarkLanes(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		l.Offer(ids[i%len(ids)], i, 1000, start)
 		if t, ok := l.Next(start); ok {
-			l.Done(t, Result{Healthy: true}, start)
+			l.Done(&t, Result{Healthy: true}, start)
 		}
 	}
 }
@@ -637,7 +681,7 @@ func TestChargeDelaysWhatFollows(t *testing.T) {
 	l := New[item](Limits{InFlight: 4, Bytes: 1 << 20, LaneItems: 100, LaneBytes: 1 << 20, MaxWait: time.Hour})
 	l.Configure("a", Settings{Open: true, Concurrency: 4, Rate: 10}, start)
 	fill(t, l, "a", 3, start)
-	ticket, ok := l.Next(start)
+	ticket, ok := next(l, start)
 	if !ok {
 		t.Fatal("nothing to send")
 	}
@@ -647,10 +691,10 @@ func TestChargeDelaysWhatFollows(t *testing.T) {
 		}
 	}
 	l.Done(ticket, Result{Healthy: true}, start)
-	if _, ok := l.Next(start.Add(350 * time.Millisecond)); ok {
+	if _, ok := next(l, start.Add(350*time.Millisecond)); ok {
 		t.Error("the next item did not wait for the chunks")
 	}
-	if _, ok := l.Next(start.Add(450 * time.Millisecond)); !ok {
+	if _, ok := next(l, start.Add(450*time.Millisecond)); !ok {
 		t.Error("the next item waits on")
 	}
 }

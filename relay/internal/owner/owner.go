@@ -80,8 +80,14 @@ func New(cursor uint64) *State {
 // Cursor is the EVENTS sequence at or below which every event is routed and each of its deliveries recorded.
 func (s *State) Cursor() uint64 { return s.window.base }
 
-// Routed is the EVENTS sequence up to which events have been routed.
-func (s *State) Routed() uint64 { return s.window.top() }
+// Routed is the EVENTS sequence up to which deliveries are known: the highest that was routed or, as long as some that were known
+// before this start have yet to come, the one up to which all were.
+func (s *State) Routed() uint64 {
+	if s.known != nil {
+		return s.window.through()
+	}
+	return s.window.top()
+}
 
 // FoldFrom is the OUTCOMES sequence after which every outcome of an event above Cursor stands. A checkpoint
 // of this state is completed by the outcomes after it.
@@ -99,9 +105,13 @@ func (s *State) Folded() uint64 { return s.folded }
 // Route notes that the event at seq was routed to n deliveries that are new: those for which Known said no. An event that no
 // endpoint is to have counts as one, its Unmatched record. Sequences come in ascending order; those left out
 // are gone from the log.
-func (s *State) Route(seq uint64, n int) {
-	s.window.route(seq, n, s.whole)
-	if s.known != nil && seq >= s.knownMax {
+func (s *State) Route(seq uint64, n int) { s.RouteAhead(seq, n, seq+1) }
+
+// RouteAhead is Route for events that are routed before lower ones: the lowest that still waits is given too. What is
+// below it and was not routed is gone from the log.
+func (s *State) RouteAhead(seq uint64, n int, lowest uint64) {
+	s.window.route(seq, n, s.whole, lowest)
+	if s.known != nil && s.window.through() >= s.knownMax {
 		s.known = nil
 	}
 }

@@ -83,12 +83,14 @@ type world struct {
 	s        *State
 	new      map[Key]bool // routed, not recorded: in a lane, in flight or deferred
 	deferred map[Key]bool
+	routed   map[uint64]bool // in this life
+	began    uint64          // the cursor with which this life began
 }
 
 func (w *world) restart() {
 	n, _ := slices.BinarySearch(w.seqs, w.synced+1)
 	w.log, w.seqs, w.open = w.log[:n], w.seqs[:n], false
-	w.new, w.deferred = map[Key]bool{}, map[Key]bool{}
+	w.new, w.deferred, w.routed = map[Key]bool{}, map[Key]bool{}, map[uint64]bool{}
 	from := 0
 	w.s = New(0)
 	if w.saved != nil {
@@ -107,6 +109,7 @@ func (w *world) restart() {
 		}
 	}
 	w.s.Whole()
+	w.began = w.s.Cursor()
 	same(w.t, "checkpoint and tail", view(w.s, at(w.now)), w.model())
 	if w.s.Folded() != uint64(w.last()) {
 		w.t.Fatalf("folded up to %d of %d", w.s.Folded(), w.last())
@@ -172,11 +175,28 @@ func (w *world) record(k Key, state relay.DeliveryState, busy bool) {
 	}
 }
 
-// route does with the next event what the loop does.
+// waiting are the events that were not routed in this life, lowest first.
+func (w *world) waiting() (seqs []uint64) {
+	for seq := w.s.Cursor() + 1; seq <= uint64(len(w.events)); seq++ {
+		if !w.routed[seq] {
+			seqs = append(seqs, seq)
+		}
+	}
+	return seqs
+}
+
+// route does with one of the next events what the loop does.
 func (w *world) route() {
-	seq := w.s.Routed() + 1
-	if seq > uint64(len(w.events)) {
+	waiting := w.waiting()
+	if len(waiting) == 0 {
 		return
+	}
+	i := rapid.IntRange(0, min(2, len(waiting)-1)).Draw(w.t, "next")
+	seq := waiting[i]
+	w.routed[seq] = true
+	lowest := uint64(len(w.events)) + 1
+	if rest := slices.Delete(waiting, i, i+1); len(rest) > 0 {
+		lowest = rest[0]
 	}
 	matches := w.events[seq-1]
 	if matches == nil {
@@ -184,10 +204,10 @@ func (w *world) route() {
 		if known := w.s.Known(k); known != w.recorded(k) {
 			w.t.Fatalf("event %d: unmatched record known %v", seq, known)
 		} else if known {
-			w.s.Route(seq, 0)
+			w.s.RouteAhead(seq, 0, lowest)
 			return
 		}
-		w.s.Route(seq, 1)
+		w.s.RouteAhead(seq, 1, lowest)
 		w.new[k] = true
 		w.record(k, relay.Unmatched, false)
 		return
@@ -201,7 +221,7 @@ func (w *world) route() {
 			fresh = append(fresh, k)
 		}
 	}
-	w.s.Route(seq, len(fresh))
+	w.s.RouteAhead(seq, len(fresh), lowest)
 	for _, k := range fresh {
 		w.new[k] = true
 		if rapid.IntRange(0, 3).Draw(w.t, "defer") == 0 {
@@ -221,8 +241,13 @@ func (w *world) cursorIsSafe() {
 			w.t.Fatalf("the cursor %d passed %v, which no outcome knows", cursor, k)
 		}
 	}
+	for seq := range w.events {
+		if seq := uint64(seq + 1); seq > w.began && seq <= cursor && !w.routed[seq] {
+			w.t.Fatalf("the cursor %d passed event %d, which was not routed", cursor, seq)
+		}
+	}
 	// And it is not lazy: the event behind it is what it waits for.
-	if cursor < w.s.Routed() && !slices.ContainsFunc(keysOf(w.new), func(k Key) bool { return k.Seq == cursor+1 }) {
+	if cursor < w.s.Routed() && w.routed[cursor+1] && !slices.ContainsFunc(keysOf(w.new), func(k Key) bool { return k.Seq == cursor+1 }) {
 		w.t.Fatalf("the cursor stands at %d though all of event %d is recorded", cursor, cursor+1)
 	}
 	// All of an event above the cursor stands after FoldFrom.
@@ -288,7 +313,7 @@ func TestHistories(t *testing.T) {
 				open := w.model()
 				for _, o := range w.log {
 					k := Key{o.Seq, o.EndpointID}
-					if _, is := open[k]; !is && o.State != relay.Unmatched && !slices.Contains(keys, k) && k.Seq <= w.s.Routed() {
+					if _, is := open[k]; !is && o.State != relay.Unmatched && !slices.Contains(keys, k) && k.Seq <= w.s.Routed() && (k.Seq <= w.began || w.routed[k.Seq]) {
 						keys = append(keys, k)
 					}
 				}
@@ -430,6 +455,30 @@ func TestRouteOverGaps(t *testing.T) {
 	s.Apply(2, &relay.Outcome{Seq: 7, EndpointID: "a", State: relay.Delivered}, true, false)
 	s.Whole()
 	if s.Cursor() != 10 || s.FoldFrom() != 2 {
+		t.Fatalf("cursor %d, fold from %d", s.Cursor(), s.FoldFrom())
+	}
+}
+
+// Events are routed before lower ones: the cursor waits for those, and what is gone from the log holds nothing up.
+func TestRouteAhead(t *testing.T) {
+	t.Parallel()
+	delivered := func(s *State, n, seq uint64) {
+		s.Apply(n, &relay.Outcome{Seq: seq, EndpointID: "a", State: relay.Delivered}, true, false)
+		s.Whole()
+	}
+	s := New(4)
+	s.RouteAhead(9, 1, 6) // 5 is gone, 6 waits
+	delivered(s, 1, 9)
+	if s.Cursor() != 5 || s.Routed() != 9 {
+		t.Fatalf("cursor %d, routed %d", s.Cursor(), s.Routed())
+	}
+	s.RouteAhead(6, 1, 8) // 7 is gone
+	delivered(s, 2, 6)
+	if s.Cursor() != 7 || s.FoldFrom() != 0 {
+		t.Fatalf("cursor %d, fold from %d", s.Cursor(), s.FoldFrom())
+	}
+	s.RouteAhead(8, 0, 10)
+	if s.Cursor() != 9 || s.FoldFrom() != 2 {
 		t.Fatalf("cursor %d, fold from %d", s.Cursor(), s.FoldFrom())
 	}
 }

@@ -26,7 +26,7 @@ func (s *State) Sweep(wants []Want, limit int) []Entry {
 	if len(wants) == 0 || limit <= 0 {
 		return nil
 	}
-	top := s.window.top()
+	top := s.Routed()
 	if s.elevator.at > s.elevator.end {
 		s.elevator = elevator{0, top}
 	}

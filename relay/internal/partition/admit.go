@@ -1,77 +1,14 @@
 package partition
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
-	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/owner"
-	"github.com/sealpost/sealpost/relay/internal/record"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 	"github.com/sealpost/sealpost/relay/internal/route"
 )
-
-// routed is one event with what became of it for each endpoint.
-type routed struct {
-	event   *relay.Event
-	results []route.Routed
-	weight  int64 // held of loop.ahead
-	err     error // the reader could not go on
-}
-
-// read reads EVENTS from there on and has each event routed, as far ahead of the loop as memory allows. Only what is
-// durable is read: an event that a loss of power could still take back must not be sent, or its sequence would come to name
-// another event. One that cannot be read now is waited for: nothing after it may overtake it.
-func (l *loop) read(ctx context.Context, from uint64) {
-	next := from
-	err := l.readOn(ctx, &next)
-	for errors.Is(err, journal.ErrUnreadable) && ctx.Err() == nil {
-		select {
-		case <-time.After(unreadableWait):
-		case <-ctx.Done():
-		}
-		err = l.readOn(ctx, &next)
-	}
-	if ctx.Err() == nil {
-		select {
-		case l.routedC <- routed{err: fmt.Errorf("events: %w", err)}:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// unreadableWait is how long what could not be read is left alone.
-const unreadableWait = time.Second
-
-func (l *loop) readOn(ctx context.Context, next *uint64) error {
-	return l.events.Read(ctx, *next, func(m journal.Message) error {
-		ev, err := record.DecodeEvent(m.Payload, m.Seq, m.Time)
-		if err != nil {
-			return err
-		}
-		r := routed{event: ev}
-		snapshot := l.o.Registry.Snapshot()
-		for one := range route.Handle(ev, snapshot, l.overtaken.has) {
-			r.results = append(r.results, one)
-			r.weight += int64(len(one.Delivery.Data))
-		}
-		r.weight = min(r.weight+int64(len(m.Payload)), readAhead)
-		if err := l.ahead.Acquire(ctx, r.weight); err != nil {
-			return err
-		}
-		select {
-		case l.routedC <- r:
-			*next = m.Seq + 1
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
-}
 
 // admit takes a routed event: each of its deliveries that is not known from before goes to its lane, or behind what waits
 // already, or is recorded as what it is. From Route on, the cursor stays below the event until each has an outcome.
@@ -81,9 +18,10 @@ func (l *loop) admit(r routed) error {
 	}
 	defer l.ahead.Release(r.weight)
 	seq := r.event.Seq
-	l.events.Consumed(seq)
+	l.events.ConsumedOf(r.event.Tenant, seq)
+	l.events.Consumed(r.lowest-1, r.above)
 	if len(r.results) == 0 {
-		return l.admitUnmatched(r.event)
+		return l.admitUnmatched(r)
 	}
 	fresh := r.results[:0]
 	for _, one := range r.results {
@@ -91,7 +29,7 @@ func (l *loop) admit(r routed) error {
 			fresh = append(fresh, one)
 		}
 	}
-	l.state.Route(seq, len(fresh))
+	l.state.RouteAhead(seq, len(fresh), r.lowest)
 	l.metrics.routed.Inc()
 	if l.erased.Covers(r.event.Tenant, r.event.Subject, seq) {
 		return l.admitErased(fresh)
@@ -105,12 +43,13 @@ func (l *loop) admit(r routed) error {
 	return nil
 }
 
-func (l *loop) admitUnmatched(ev *relay.Event) error {
+func (l *loop) admitUnmatched(r routed) error {
+	ev := r.event
 	if l.state.Known(owner.Key{Seq: ev.Seq}) {
-		l.state.Route(ev.Seq, 0)
+		l.state.RouteAhead(ev.Seq, 0, r.lowest)
 		return nil
 	}
-	l.state.Route(ev.Seq, 1)
+	l.state.RouteAhead(ev.Seq, 1, r.lowest)
 	l.metrics.routed.Inc()
 	return l.record(&relay.Outcome{
 		Tenant: ev.Tenant, EventID: ev.ID, EventType: ev.Type, EventTime: ev.Time, AcceptTime: ev.AcceptTime, Seq: ev.Seq,

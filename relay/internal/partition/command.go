@@ -244,7 +244,7 @@ func (l *loop) cancel(ref Ref, answer reply) {
 		}
 		t.cancelled = relay.ReasonCancelled
 		t.waiters = append(t.waiters, answer)
-		if t.ticket != nil {
+		if t.cancel != nil {
 			t.cancel()
 		}
 		return

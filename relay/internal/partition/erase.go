@@ -33,7 +33,7 @@ func (l *loop) adoptErasures(s *erasure.Snapshot) error {
 	for _, t := range l.live {
 		if t.cancelled != relay.ReasonErased && s.Covers(t.endpoint.Tenant, t.subject, t.key.Seq) {
 			t.cancelled = relay.ReasonErased
-			if t.ticket != nil {
+			if t.cancel != nil {
 				t.cancel()
 			}
 		}

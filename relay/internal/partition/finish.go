@@ -21,7 +21,7 @@ func (l *loop) finish(r result) error {
 	t.progress = r.progress
 	if !r.final {
 		if t.turn != nil {
-			t.turn <- l.lanes.Charge(t.ticket, now)
+			t.turn <- l.lanes.Charge(&t.ticket, now)
 		}
 		o := t.outcome(relay.Pending, relay.ReasonChunkAccepted)
 		o.Attempt = r.attempt
@@ -30,7 +30,7 @@ func (l *loop) finish(r result) error {
 		return err
 	}
 	l.land(t)
-	change := l.lanes.Done(t.ticket, lane.Result{
+	change := l.lanes.Done(&t.ticket, lane.Result{
 		Healthy: r.verdict.Healthy, Uncounted: r.attempt == nil || !courier.Counts(r.verdict),
 	}, now)
 	if err := l.decide(t, r, now); err != nil {

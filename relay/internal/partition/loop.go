@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -60,6 +61,7 @@ type loop struct {
 	lastExpiry time.Time
 	clockSeen  time.Time // when setBack looked at the clock last
 	recording  recording // see record.go
+	ready      ready     // see ready.go
 
 	routedC    chan routed
 	fetchC     chan []fetchItem
@@ -73,7 +75,8 @@ type loop struct {
 	savedC     chan saved
 	dirtyC     chan struct{} // to keepSynced: there is something to sync
 	hurryC     chan struct{} // to keepSynced: somebody waits for it
-	ahead      *semaphore.Weighted
+	intake     *intake
+	ahead      *semaphore.Weighted // of what is routed
 	endReading context.CancelFunc
 	couriers   sync.WaitGroup
 }
@@ -204,6 +207,7 @@ func signal(c chan struct{}) {
 // dispatch gives couriers what has its turn; nothing while the registry's changes are not heard, for an endpoint may have
 // been paused, nor while those of the erasures are not.
 func (l *loop) dispatch(now time.Time) error {
+	l.lanes.Press(now, runtime.GOMAXPROCS(0), l.ready.count)
 	for l.o.Registry.Err() == nil && l.o.Erasures.Err() == nil {
 		ticket, ok := l.lanes.Next(now)
 		if !ok {
@@ -211,7 +215,7 @@ func (l *loop) dispatch(now time.Time) error {
 		}
 		t := ticket.Item
 		if t.cancelled != relay.ReasonNone {
-			l.lanes.Done(ticket, lane.Result{Uncounted: true}, now)
+			l.lanes.Done(&ticket, lane.Result{Uncounted: true}, now)
 			if err := l.conclude(t, relay.Cancelled, t.cancelled, nil); err != nil {
 				return err
 			}
@@ -239,10 +243,13 @@ func (l *loop) dispatch(now time.Time) error {
 // housekeep does what time alone brings about.
 func (l *loop) housekeep(now time.Time) error {
 	for _, t := range l.flying {
-		if now.Sub(t.started) < lane.SlowAfter {
+		if lasts := now.Sub(t.started); lasts < lane.YieldAfter {
+			continue
+		} else if lasts < lane.SlowAfter {
+			l.lanes.Yield(&t.ticket)
 			continue
 		}
-		l.lanes.Slow(t.ticket)
+		l.lanes.Slow(&t.ticket)
 		if t.first {
 			// What lasts is recorded, so that it can be seen, and that the cursor can pass it.
 			if err := l.record(t.outcome(relay.Pending, relay.ReasonSlow), true, true); err != nil {

@@ -78,9 +78,6 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// readAhead bounds the bytes of events that are routed and not yet in a lane.
-const readAhead = 64 << 20
-
 // Run owns the partition until ctx ends, and then stops in order: no new attempt, those in flight have StopGrace to end,
 // and what became of them is durable when Run returns nil. Any other end is an error: the caller may run it
 // again, unless the journal failed.
@@ -195,8 +192,9 @@ func (l *loop) run(ctx context.Context) error {
 	}
 	var beside sync.WaitGroup
 	from := l.state.Cursor() + 1
-	l.events.Consumed(from - 1)
+	l.events.Consumed(from-1, 0)
 	beside.Go(func() { l.read(reading, from) })
+	beside.Go(func() { l.route(reading) })
 	beside.Go(func() { l.fetch(work) })
 	beside.Go(func() { l.keepSynced(work) })
 	beside.Go(func() { l.watchRegistry(work) })
@@ -269,10 +267,10 @@ func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
 		live:   map[owner.Key]*task{}, reopening: map[owner.Key]struct{}{}, purging: map[string]struct{}{}, told: map[[2]string]time.Time{}, configured: map[string]uint64{},
 		tallies: map[string]*tally.Tally{},
 		routedC: make(chan routed, 256), fetchC: make(chan []fetchItem, 1), fetchedC: make(chan fetched, 16),
-		courierC: make(chan *task, o.Limits.InFlight+o.Limits.Slow), resultC: make(chan result, 1024),
+		courierC: make(chan *task, o.Limits.AtOnce()), resultC: make(chan result, 1024),
 		commandC: make(chan command, 16), syncedC: make(chan synced, 1), snapshotC: make(chan *registry.Snapshot, 1),
 		erasedC: make(chan *erasure.Snapshot, 1), wishes: map[string]wish{},
 		savedC: make(chan saved, 1), dirtyC: make(chan struct{}, 1), hurryC: make(chan struct{}, 1),
-		ahead: semaphore.NewWeighted(readAhead),
+		ahead: semaphore.NewWeighted(routedAhead), intake: newIntake(),
 	}
 }

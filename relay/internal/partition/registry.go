@@ -48,7 +48,7 @@ func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
 }
 
 func (l *loop) configure(ep *registry.Endpoint, now time.Time) error {
-	settings := lane.Settings{Open: ep.Sendable(), Concurrency: ep.Concurrency, Rate: ep.RateLimit}
+	settings := lane.Settings{Tenant: ep.Tenant, Open: ep.Sendable(), Concurrency: ep.Concurrency, Rate: ep.RateLimit}
 	if ep.Ordered {
 		settings.Concurrency = 1
 	}

@@ -20,10 +20,10 @@ type task struct {
 	redacted int
 	first    bool // no outcome of it was recorded yet
 
-	subject   string       // of the event, as it was published: it may be erased
-	cancelled relay.Reason // why it ends when it can: a caller asked for it, or it was erased
-	waiters   []reply      // of that caller
-	ticket    *lane.Ticket[*task]
+	subject   string             // of the event, as it was published: it may be erased
+	cancelled relay.Reason       // why it ends when it can: a caller asked for it, or it was erased
+	waiters   []reply            // of that caller
+	ticket    lane.Ticket[*task] // once it is in flight
 	started   time.Time
 	ctx       context.Context
 	cancel    context.CancelFunc
