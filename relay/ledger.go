@@ -33,8 +33,8 @@ type Ledger interface {
 	Position(ctx context.Context, partition int) (uint64, error)
 	// Delivery is one delivery with its attempts, oldest first, or ErrNotFound.
 	Delivery(ctx context.Context, tenant, id string) (DeliveryStatus, error)
-	// Deliveries lists what a query asks for, newest first by AcceptTime and, where that is equal, by descending ID,
-	// without attempts. A page may hold fewer than were asked for, or none, and still have a next one: that is
+	// Deliveries lists what a query asks for, newest first by AcceptTime and, where that is equal, by descending ID, or just
+	// the other way round, without attempts. A page may hold fewer than were asked for, or none, and still have a next one: that is
 	// so where an implementation has looked at as many as one call may.
 	Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage, error)
 	// Event is where an event stands, or ErrNotFound.
@@ -110,6 +110,7 @@ type DeliveryQuery struct {
 	State      DeliveryState
 	After      time.Time // accepted at or after
 	Before     time.Time // accepted before
+	Oldest     bool      // the oldest first
 	PageSize   int       // 1 to MaxPageSize; 0 is DefaultPageSize
 	PageToken  string
 }

@@ -61,6 +61,7 @@ const (
 	ReasonCredentialFailed  Reason = "CREDENTIAL_FAILED"  // our certificate or key could not be had
 	ReasonPanicked          Reason = "PANICKED"           // a step failed on this event in a way nobody foresaw
 	ReasonRetried           Reason = "RETRY_REQUESTED"    // a caller asked for it
+	ReasonReplayed          Reason = "REPLAYED"           // a replay sends it again
 	ReasonCancelled         Reason = "CANCEL_REQUESTED"   // a caller asked for it
 	ReasonChunkAccepted     Reason = "CHUNK_ACCEPTED"     // one of several
 	ReasonNoLongerMatched   Reason = "NO_LONGER_MATCHED"  // the policy in force no longer sends it

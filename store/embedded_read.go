@@ -209,7 +209,8 @@ func (s *embedded) Deliveries(ctx context.Context, asked relay.DeliveryQuery) (r
 	return p.result(ended), nil
 }
 
-// scan fills the page from the query's index, from its upper end down; ended tells that it came to the lower one.
+// scan fills the page from the query's index, from its upper end down, or from its lower end up where the oldest come
+// first; ended tells that it came to the other one.
 func (s *embedded) scan(ctx context.Context, from pebble.Reader, p *page) (ended bool, err error) {
 	q := p.query
 	prefix := q.plan()
@@ -225,13 +226,20 @@ func (s *embedded) scan(ctx context.Context, from pebble.Reader, p *page) (ended
 	if err != nil {
 		return false, err
 	}
-	ok := false
-	if q.resumed {
-		ok = it.SeekLT(appendPlace(append([]byte(nil), prefix...), q.cursor))
-	} else {
-		ok = it.Last()
+	first, next := it.Last, it.Prev
+	if q.Oldest {
+		first, next = it.First, it.Next
 	}
-	for ; ok && err == nil && !p.full(); ok = it.Prev() {
+	ok := false
+	switch at := appendPlace(append([]byte(nil), prefix...), q.cursor); {
+	case !q.resumed:
+		ok = first()
+	case q.Oldest:
+		ok = it.SeekGE(append(at, 0)) // the next key there can be
+	default:
+		ok = it.SeekLT(at)
+	}
+	for ; ok && err == nil && !p.full(); ok = next() {
 		if p.scanned%1024 == 1023 {
 			err = ctx.Err()
 		}

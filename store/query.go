@@ -23,7 +23,7 @@ type query struct {
 	lower       uint64 // accept time at or after, as sortable
 	upper       uint64 // accept time before, as sortable
 	unbounded   bool   // no upper
-	cursor      place  // where the page goes on: strictly below it
+	cursor      place  // where the page goes on: strictly below it, or above where the oldest come first
 	resumed     bool
 	fingerprint [8]byte
 }
@@ -128,6 +128,9 @@ func (q *query) hash() (out [8]byte) {
 	b := []byte{0, q.state}
 	if q.AllTenants {
 		b[0] = 1
+	}
+	if q.Oldest {
+		b[0] |= 2
 	}
 	for _, s := range [...]string{q.Tenant, q.EndpointID, q.EventID, q.EventType} {
 		b = appendText(b, s)

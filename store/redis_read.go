@@ -288,6 +288,21 @@ func (s *inRedis) Deliveries(ctx context.Context, asked relay.DeliveryQuery) (re
 	return p.result(ended), nil
 }
 
+// span is where the query's answers begin and end in their index, in the form of ZRANGEBYLEX.
+func (q *query) span() (from, to string) {
+	from, to = "+", "["+string(binary.BigEndian.AppendUint64(nil, q.lower))
+	if !q.unbounded {
+		from = "(" + string(binary.BigEndian.AppendUint64(nil, q.upper))
+	}
+	if q.Oldest {
+		from, to = to, from
+	}
+	if q.resumed {
+		from = "(" + string(appendPlace(nil, q.cursor))
+	}
+	return from, to
+}
+
 func (s *inRedis) scan(ctx context.Context, p *page) (ended bool, err error) {
 	q := p.query
 	tenants := []string{q.Tenant}
@@ -296,16 +311,10 @@ func (s *inRedis) scan(ctx context.Context, p *page) (ended bool, err error) {
 			return false, err
 		}
 	}
-	from, to := "+", "["+string(binary.BigEndian.AppendUint64(nil, q.lower))
-	if !q.unbounded {
-		from = "(" + string(binary.BigEndian.AppendUint64(nil, q.upper))
-	}
-	if q.resumed {
-		from = "(" + string(appendPlace(nil, q.cursor))
-	}
-	m := &merge{store: s, down: true}
+	from, to := q.span()
+	m := &merge{store: s, down: !q.Oldest}
 	for _, tenant := range tenants {
-		m.dry = append(m.dry, &stream{tenant: tenant, key: s.base(tenant) + q.index(), down: true, from: from, to: to})
+		m.dry = append(m.dry, &stream{tenant: tenant, key: s.base(tenant) + q.index(), down: m.down, from: from, to: to})
 	}
 	batch := min(q.PageSize+1, maxPipelined)
 	for !p.full() {

@@ -62,7 +62,7 @@ func owned(ctx context.Context, ask func() error) error {
 }
 
 func delivery(ref control.DeliveryRef) partition.Ref {
-	return partition.Ref{DeliveryID: ref.DeliveryID, EndpointID: ref.EndpointID, Seq: ref.Seq, Attempts: ref.Attempts}
+	return partition.Ref{DeliveryID: ref.DeliveryID, EndpointID: ref.EndpointID, Seq: ref.Seq, Attempts: ref.Attempts, Redacted: ref.Redacted}
 }
 
 func refusal(err error, act string) error {

@@ -33,6 +33,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/keys"
 	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/ledger"
+	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/partition"
 	"github.com/sealpost/sealpost/relay/internal/pki"
 	"github.com/sealpost/sealpost/relay/internal/registry"
@@ -50,23 +51,24 @@ const (
 
 // App is one Sealpost process.
 type App struct {
-	o         Options
-	log       *slog.Logger
-	metrics   *prometheus.Registry
-	journal   *journal.Journal
-	keys      *keys.Root
-	ca        *pki.CA
-	guard     *egress.Guard
-	registry  *registry.Registry
-	erasures  *erasure.Set
-	access    *access.Keeper
-	view      relay.Ledger
-	hub       *ledger.Hub
-	projector []*ledger.Projector
-	courier   *courier.Courier
-	control   *control.Control
-	api       *api.Server
-	listeners []listener
+	o          Options
+	log        *slog.Logger
+	metrics    *prometheus.Registry
+	journal    *journal.Journal
+	keys       *keys.Root
+	ca         *pki.CA
+	guard      *egress.Guard
+	registry   *registry.Registry
+	erasures   *erasure.Set
+	access     *access.Keeper
+	view       relay.Ledger
+	hub        *ledger.Hub
+	projector  []*ledger.Projector
+	courier    *courier.Courier
+	operations *operation.Keeper
+	control    *control.Control
+	api        *api.Server
+	listeners  []listener
 
 	copying  sync.Mutex // held by the backup under way
 	cleanups []cleanup  // in the order of opening
@@ -101,6 +103,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		{"accounts", a.openAccess},
 		{"view", a.openView},
 		{"courier", a.openCourier},
+		{"operations", a.openOperations},
 		{"control", a.openControl},
 		{"development mode", a.settleDev},
 		{"listeners", a.listen},
@@ -252,7 +255,7 @@ func (a *App) openControl(context.Context) (err error) {
 	a.control, err = control.New(control.Options{
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
 		Audit: audit.New(a.journal.Audit(), a.o.Clock), Ledger: a.view,
-		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub},
+		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub}, Operations: a.operations,
 		Backup: a.backup, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
 	if err != nil {
@@ -263,7 +266,7 @@ func (a *App) openControl(context.Context) (err error) {
 		return err
 	}
 	a.api, err = api.New(api.Options{
-		Auth: a.access, Events: a.control, Endpoints: a.control, Deliveries: a.control, Tokens: a.control, System: a.control,
+		Auth: a.access, Events: a.control, Endpoints: a.control, Deliveries: a.control, Operations: a.control, Tokens: a.control, System: a.control,
 		TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
 	})
 	return err
@@ -361,7 +364,7 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 		backoff.WithMaxElapsedTime(0))
 	for {
 		began := time.Now()
-		err := partition.Run(ctx, partition.Options{
+		err := a.runPartition(ctx, partition.Options{
 			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend,
 			Projected: a.projector[p].Position, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
 			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age,
@@ -441,6 +444,9 @@ func (a *App) keepTrimmed(ctx context.Context) error {
 		}
 		if _, err := a.access.Purge(ctx, before); err != nil && ctx.Err() == nil {
 			a.log.Warn("ended tokens not purged", "error", err)
+		}
+		if _, err := a.operations.Purge(ctx, operation.Replay, before); err != nil && ctx.Err() == nil {
+			a.log.Warn("ended replays not purged", "error", err)
 		}
 		// The owners cancelled what was open to them long before.
 		if _, err := a.registry.Purge(ctx, before); err != nil && ctx.Err() == nil {

@@ -164,6 +164,7 @@ func (m *machine) list(t *rapid.T) {
 	if maybe("before") {
 		q.Before = drawTime(t, "before time")
 	}
+	q.Oldest = rapid.Bool().Draw(t, "oldest")
 	q.PageSize = rapid.SampledFrom([]int{0, 1, 2, 5, 1000}).Draw(t, "size")
 	same(t, fmt.Sprintf("%+v", q), walk(t, m.ledger, q), m.model.list(q))
 }

@@ -117,6 +117,9 @@ func (m *model) list(q relay.DeliveryQuery) []relay.DeliveryStatus {
 		found = append(found, o)
 	}
 	slices.SortFunc(found, newer)
+	if q.Oldest {
+		slices.Reverse(found)
+	}
 	out := make([]relay.DeliveryStatus, 0, len(found))
 	for _, o := range found {
 		out = append(out, m.deliveries[o.DeliveryID].status())

@@ -329,8 +329,10 @@ func testStates(t *testing.T, place Place) {
 	for _, state := range append(relay.DeliveryStates(), "") {
 		for _, endpoint := range []string{"", "ep_0", "ep_2", "ep_9"} {
 			for _, size := range []int{1, 7, 0, relay.MaxPageSize} {
-				q := relay.DeliveryQuery{Tenant: "acme", State: state, EndpointID: endpoint, PageSize: size}
-				same(t, fmt.Sprintf("%+v", q), walk(t, l, q), m.list(q))
+				for _, oldest := range []bool{false, true} {
+					q := relay.DeliveryQuery{Tenant: "acme", State: state, EndpointID: endpoint, Oldest: oldest, PageSize: size}
+					same(t, fmt.Sprintf("%+v", q), walk(t, l, q), m.list(q))
+				}
 			}
 		}
 	}
@@ -543,6 +545,7 @@ func testPageTokens(t *testing.T, place Place) {
 		"state":    {Tenant: "acme", EndpointID: "ep_1", State: relay.Parked},
 		"after":    {Tenant: "acme", EndpointID: "ep_1", After: epoch},
 		"before":   {Tenant: "acme", EndpointID: "ep_1", Before: epoch},
+		"oldest":   {Tenant: "acme", EndpointID: "ep_1", Oldest: true},
 	} {
 		other.PageToken = token
 		if _, err := l.Deliveries(ctx, other); !errors.Is(err, relay.ErrPageToken) {

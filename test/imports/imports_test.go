@@ -53,14 +53,15 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/courier", "relay relay/chunk relay/internal/egress relay/internal/pki relay/internal/retry signer"},
 	{"relay/internal/partition", "relay relay/internal/breaker relay/internal/courier relay/internal/erasure relay/internal/journal relay/internal/lane relay/internal/owner " +
 		"relay/internal/record relay/internal/registry relay/internal/retry relay/internal/route relay/internal/tally relay/internal/turn"},
+	{"relay/internal/replay", "relay relay/internal/journal relay/internal/operation relay/internal/partition relay/internal/record relay/internal/registry"},
 	// The one door, and its faces.
 	{"relay/internal/control", "relay relay/internal/access relay/internal/audit relay/internal/egress relay/internal/filter relay/internal/journal " +
-		"relay/internal/pki relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
-	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/redact relay/internal/registry"},
+		"relay/internal/operation relay/internal/pki relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
+	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/operation relay/internal/redact relay/internal/registry"},
 	// The place that wires.
 	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
-		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/partition relay/internal/pki " +
-		"relay/internal/registry relay/internal/retry relay/internal/route signer"},
+		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
+		"relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route signer"},
 	// The view knows the port that it implements, and no more.
 	{"store", "relay"},
 	{"store/redistest", ""},

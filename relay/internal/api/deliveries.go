@@ -25,6 +25,7 @@ type Deliveries interface {
 type deliveryService struct {
 	sealpostv1.UnimplementedDeliveryServiceServer
 	deliveries Deliveries
+	operations Operations
 	closing    <-chan struct{} // closed when streams are to end
 }
 

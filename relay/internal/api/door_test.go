@@ -25,6 +25,7 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/control"
+	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/redact"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 )
@@ -51,6 +52,7 @@ type door struct {
 	query     relay.DeliveryQuery
 	grant     access.Grant
 	requestID string
+	replay    relay.Replay
 	caller    access.Caller
 	block     chan struct{} // PublishEvents waits for it, where set
 	publishes int
@@ -294,8 +296,38 @@ func (d *door) RevokeToken(_ context.Context, who access.Caller, _, id string) (
 	return access.Token{ID: id, RevokeTime: time.Unix(5, 0)}, d.note(who, "revoke")
 }
 
+func (d *door) operation(who access.Caller, call, id string) (control.Operation, error) {
+	d.mu.Lock()
+	replay := d.replay
+	d.mu.Unlock()
+	return control.Operation{
+		Operation: operation.Operation{
+			ID: id, Tenant: "acme", Kind: operation.Replay, State: operation.Running, Author: "ann", CreateTime: time.Unix(7, 0),
+			Progress: operation.Progress{Examined: 3, Done: 2, Skipped: 1, Fraction: .5},
+		},
+		Replay: &replay,
+	}, d.note(who, call)
+}
+
+func (d *door) ReplayDeliveries(_ context.Context, who access.Caller, r relay.Replay, reason, requestID string) (control.Operation, error) {
+	d.mu.Lock()
+	d.replay = r
+	d.mu.Unlock()
+	return d.operation(who, "replay "+reason+" "+requestID, "op_1")
+}
+func (d *door) GetOperation(_ context.Context, who access.Caller, tenant, id string) (control.Operation, error) {
+	return d.operation(who, "operation "+tenant, id)
+}
+func (d *door) ListOperations(_ context.Context, who access.Caller, q control.OperationQuery) (control.OperationPage, error) {
+	op, err := d.operation(who, fmt.Sprint("operations ", q.Tenant, q.Kind, q.State, q.PageSize), "op_1")
+	return control.OperationPage{Operations: []control.Operation{op}, NextPageToken: "more"}, err
+}
+func (d *door) CancelOperation(_ context.Context, who access.Caller, tenant, id string) (control.Operation, error) {
+	return d.operation(who, "end "+tenant, id)
+}
+
 func (d *door) options() Options {
-	return Options{Auth: d, Events: d, Endpoints: d, Deliveries: d, Tokens: d, System: d, MaxDataBytes: 1 << 20}
+	return Options{Auth: d, Events: d, Endpoints: d, Deliveries: d, Operations: d, Tokens: d, System: d, MaxDataBytes: 1 << 20}
 }
 
 func (d *door) failing(err error) {

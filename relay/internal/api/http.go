@@ -72,6 +72,7 @@ func (s *Server) newHandler() (http.Handler, error) {
 		sealpostv1.RegisterEventServiceHandlerClient(ctx, gateway, sealpostv1.NewEventServiceClient(s.local)),
 		sealpostv1.RegisterEndpointServiceHandlerClient(ctx, gateway, sealpostv1.NewEndpointServiceClient(s.local)),
 		sealpostv1.RegisterDeliveryServiceHandlerClient(ctx, gateway, sealpostv1.NewDeliveryServiceClient(s.local)),
+		sealpostv1.RegisterOperationServiceHandlerClient(ctx, gateway, sealpostv1.NewOperationServiceClient(s.local)),
 		sealpostv1.RegisterAccessServiceHandlerClient(ctx, gateway, sealpostv1.NewAccessServiceClient(s.local)),
 	} {
 		if err != nil {

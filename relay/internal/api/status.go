@@ -57,6 +57,7 @@ var refusals = []struct {
 	{control.ErrNotFound, codes.NotFound, ""},
 	{control.ErrExists, codes.AlreadyExists, ""},
 	{control.ErrStale, codes.Aborted, ""},
+	{control.ErrTooMany, codes.ResourceExhausted, ""},
 	{control.ErrFull, codes.ResourceExhausted, ""},
 	{control.ErrUnreadable, codes.Unavailable, ""},
 	{control.ErrUnavailable, codes.Unavailable, ""},

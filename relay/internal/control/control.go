@@ -25,6 +25,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/egress"
 	"github.com/sealpost/sealpost/relay/internal/filter"
 	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/redact"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 )
@@ -38,6 +39,7 @@ type DeliveryRef struct {
 	Partition  int
 	Seq        uint64
 	Attempts   int // made so far, so that the next one's number follows
+	Redacted   int // fields, when it was sent last
 }
 
 // Owners reaches the owner of a tenant's partition, in this process or another. All of it may be called concurrently.
@@ -75,6 +77,8 @@ type Options struct {
 	Owners   Owners
 	Tester   Tester
 	Feed     Feed
+	// Operations are kept here, and run by the owners of their partitions.
+	Operations *operation.Keeper
 	// Backup writes a copy of everything and returns facts of it for the record; nil where there is no such thing.
 	Backup func(ctx context.Context, to io.Writer) (map[string]string, error)
 	Guard  *egress.Guard
@@ -109,7 +113,7 @@ const refusalsPerSecond = 20
 // New is a door to the parts given.
 func New(o Options) (*Control, error) {
 	if o.Journal == nil || o.Registry == nil || o.Sealer == nil || o.Access == nil || o.Audit == nil || o.Ledger == nil ||
-		o.Owners == nil || o.Tester == nil || o.Feed == nil || o.Guard == nil {
+		o.Owners == nil || o.Tester == nil || o.Feed == nil || o.Operations == nil || o.Guard == nil {
 		return nil, errors.New("control: a part is missing")
 	}
 	filters, err := filter.NewCompiler()

@@ -23,6 +23,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/egress"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/keys"
+	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 )
 
@@ -206,6 +207,11 @@ func newWorld(t *testing.T, change ...func(*Options, *journal.Options)) *world {
 	o.Registry, err = registry.Open(ctx, endpoints, root, registry.Options{Insecure: o.Dev, Now: now, Logger: logger})
 	must()
 	t.Cleanup(o.Registry.Close)
+	kept, err := w.journal.Bucket(ctx, operation.BucketName)
+	must()
+	o.Operations, err = operation.Open(ctx, kept, operation.Options{Partition: w.journal.Partition, Now: now, Logger: logger})
+	must()
+	t.Cleanup(o.Operations.Close)
 	w.audits = &auditStream{Audit: w.journal.Audit()}
 	o.Audit = audit.New(w.audits, now)
 	w.Control, err = New(o)
@@ -312,6 +318,10 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	replay, err := w.ReplayDeliveries(ctx, ann, relay.Replay{Tenant: "acme", EndpointID: e.ID}, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	methods := []struct {
 		name  string
 		scope access.Scope
@@ -349,6 +359,16 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 		{"SuspendEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.SuspendEndpoint(ctx, c, ref, "x"); return err }},
 		{"ApproveEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.ApproveEndpoint(ctx, c, ref); return err }},
 		{"RejectEndpoint", access.EndpointsApprove, nil, func(c access.Caller) error { _, err := w.RejectEndpoint(ctx, c, ref, ""); return err }},
+		{"ReplayDeliveries", access.DeliveriesSteer, isForbidden, func(c access.Caller) error {
+			_, err := w.ReplayDeliveries(ctx, c, relay.Replay{Tenant: "acme", EndpointID: e.ID}, "", "same")
+			return err
+		}},
+		{"GetOperation", access.DeliveriesRead, nil, func(c access.Caller) error { _, err := w.GetOperation(ctx, c, "", replay.ID); return err }},
+		{"ListOperations", access.DeliveriesRead, isForbidden, func(c access.Caller) error {
+			_, err := w.ListOperations(ctx, c, OperationQuery{Tenant: "acme"})
+			return err
+		}},
+		{"CancelOperation", access.DeliveriesSteer, nil, func(c access.Caller) error { _, err := w.CancelOperation(ctx, c, "", replay.ID); return err }},
 		{"ListDeliveries", access.DeliveriesRead, isForbidden, func(c access.Caller) error {
 			_, err := w.ListDeliveries(ctx, c, relay.DeliveryQuery{Tenant: "acme"})
 			return err

@@ -132,7 +132,7 @@ func (c *Control) steer(ctx context.Context, who access.Caller, name, tenant, id
 	err = c.act(ctx, who, act, func() (map[string]string, error) {
 		return map[string]string{"was": string(d.State)}, do(ctx, DeliveryRef{
 			Tenant: d.Tenant, DeliveryID: d.ID, EndpointID: d.EndpointID, EventID: d.EventID, Partition: d.Partition, Seq: d.Seq,
-			Attempts: d.Attempts,
+			Attempts: d.Attempts, Redacted: d.Redacted,
 		})
 	})
 	if err != nil {

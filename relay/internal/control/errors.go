@@ -10,6 +10,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/audit"
 	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 )
 
@@ -74,9 +75,9 @@ func translated(err error) error {
 		return nil
 	case errors.As(err, &busy):
 		return &BusyError{RetryAfter: busy.RetryAfter}
-	case errors.Is(err, registry.ErrNotFound), errors.Is(err, access.ErrNotFound), errors.Is(err, relay.ErrNotFound):
+	case errors.Is(err, registry.ErrNotFound), errors.Is(err, access.ErrNotFound), errors.Is(err, relay.ErrNotFound), errors.Is(err, operation.ErrNotFound):
 		return ErrNotFound
-	case errors.Is(err, registry.ErrExists), errors.Is(err, journal.ErrConflict):
+	case errors.Is(err, registry.ErrExists), errors.Is(err, journal.ErrConflict), errors.Is(err, operation.ErrExists):
 		return ErrExists
 	case errors.Is(err, registry.ErrStale):
 		return ErrStale

@@ -25,7 +25,7 @@ func (l *Log) expirePoint(ctx context.Context, keep uint64, before time.Time, sh
 		return 0, err
 	}
 	first, last := st.First, min(keep-1, st.Last)
-	old, err := l.olderThan(ctx, first, last, before)
+	old, err := l.OlderThan(ctx, first, last, before)
 	if err != nil {
 		return 0, err
 	}
@@ -39,8 +39,8 @@ func (l *Log) expirePoint(ctx context.Context, keep uint64, before time.Time, sh
 	return old, nil
 }
 
-// olderThan finds the last record in [first, last] that is older than a time, by halving: first-1 if none is.
-func (l *Log) olderThan(ctx context.Context, first, last uint64, before time.Time) (uint64, error) {
+// OlderThan finds the last record in [first, last] that is older than a time, by halving: first-1 if none is.
+func (l *Log) OlderThan(ctx context.Context, first, last uint64, before time.Time) (uint64, error) {
 	low, high := first, last+1 // all below low are older, none from high on
 	for low < high {
 		middle := low + (high-low)/2

@@ -42,12 +42,14 @@ type Projector struct {
 	position  atomic.Uint64
 	healthy   atomic.Bool
 	failing   atomic.Bool
-	told      uint64 // up to here watchers know; a view that is rebuilt tells them nothing again
+	lives     atomic.Uint64      // how often it began to follow the view, whose position may have been lost
+	looks     chan chan struct{} // who wants the view looked at now
+	told      uint64             // up to here watchers know; a view that is rebuilt tells them nothing again
 }
 
 // NewProjector makes a projector; Run starts it. hub may be nil.
 func NewProjector(partition int, outcomes *journal.Outcomes, view relay.Ledger, hub *Hub, log *slog.Logger, m *Metrics) *Projector {
-	return &Projector{partition: partition, outcomes: outcomes, view: view, hub: hub, log: log.With("partition", partition), metrics: m}
+	return &Projector{partition: partition, outcomes: outcomes, view: view, hub: hub, log: log.With("partition", partition), metrics: m, looks: make(chan chan struct{})}
 }
 
 // Position is the OUTCOMES sequence up to which the view has the partition, as far as this process knows.
@@ -101,6 +103,7 @@ func (p *Projector) follow(ctx context.Context, well func()) error {
 		// The view is of another journal, or of one that was restored to an earlier time: what it says cannot be trusted.
 		return fmt.Errorf("the view stands at %d and the log ends at %d: point it at an empty view, which is rebuilt", at, st.Last)
 	}
+	p.lives.Add(1)
 	p.position.Store(at)
 	p.note(true)
 	p.told = max(p.told, at)
@@ -137,6 +140,12 @@ func (p *Projector) applyGroups(ctx context.Context, read <-chan change, well fu
 			if err := p.look(ctx); err != nil {
 				return err
 			}
+			continue
+		case looked := <-p.looks:
+			if err := p.look(ctx); err != nil {
+				return err
+			}
+			close(looked)
 			continue
 		case <-ctx.Done():
 			return ctx.Err()
@@ -193,6 +202,39 @@ func (p *Projector) look(ctx context.Context) error {
 	}
 	p.note(true)
 	return nil
+}
+
+// wholeAgain is how often Whole looks at a view that is behind.
+const wholeAgain = 5 * time.Millisecond
+
+// Whole returns once the view, looked at now, has the partition's outcomes up to a sequence, with the life of the view in which that is
+// so. What was read of the view between two calls that return the same life was of a view that had all of them: one that was emptied
+// meanwhile, and filled again, has another life. It waits until ctx ends, and needs Run.
+func (p *Projector) Whole(ctx context.Context, upTo uint64) (life uint64, err error) {
+	for {
+		before := p.lives.Load()
+		looked := make(chan struct{})
+		select {
+		case p.looks <- looked:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		again := time.After(wholeAgain)
+		select {
+		case <-looked:
+			if p.position.Load() >= upTo && p.lives.Load() == before {
+				return before, nil
+			}
+		case <-time.After(lookEvery): // the look failed, and with it that life
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		select {
+		case <-again:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
 }
 
 // change is one record of OUTCOMES. Its outcomes are applied together: the view stands at a record's end.

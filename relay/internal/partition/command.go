@@ -42,6 +42,7 @@ type Ref struct {
 	EndpointID string `json:"endpointId"`
 	Seq        uint64 `json:"seq"`
 	Attempts   int    `json:"attempts"` // made so far, as the view has them; only for the attempts' numbers
+	Redacted   int    `json:"redacted,omitempty"`
 }
 
 // request is a command on its way to the process that owns the partition.
@@ -51,6 +52,8 @@ type request struct {
 	Tenant   string `json:"tenant,omitempty"`
 	Revision uint64 `json:"revision,omitempty"`
 	Erase    *erase `json:"erase,omitempty"`
+	// Of a reopening.
+	Reopening *Reopening `json:"reopening,omitempty"`
 }
 
 const (
@@ -58,6 +61,8 @@ const (
 	kindRetry  = "retry"
 	kindCancel = "cancel"
 	kindErase  = "erase"
+	kindReopen = "reopen"
+	kindStand  = "stand"
 )
 
 // Owners sends commands to the partitions' owners, wherever they run.
@@ -137,8 +142,13 @@ func (l *loop) serve(ctx context.Context) (stop func(), err error) {
 		if err := json.Unmarshal(asked, &r); err != nil {
 			return []byte("not a command")
 		}
-		if r.Kind == kindHealth {
+		switch r.Kind {
+		case kindHealth:
 			return l.tellHealth(ctx, r.Ref.EndpointID)
+		case kindReopen:
+			return l.obeyReopen(ctx, r.Reopening)
+		case kindStand:
+			return l.obeyStand(ctx)
 		}
 		return []byte(encodeAnswer(l.obey(ctx, r)))
 	})
@@ -165,9 +175,7 @@ func (l *loop) obey(ctx context.Context, r request) error {
 func (l *loop) await(ctx context.Context, run func(*loop, reply)) error {
 	done := make(chan error, 1)
 	answer := func(err error) { done <- err }
-	select {
-	case l.commandC <- command{run: func(l *loop) { run(l, answer) }, answer: answer}:
-	case <-ctx.Done():
+	if !l.hand(ctx, command{run: func(l *loop) { run(l, answer) }, answer: answer}) {
 		return ErrUnavailable
 	}
 	select {
@@ -178,12 +186,22 @@ func (l *loop) await(ctx context.Context, run func(*loop, reply)) error {
 	}
 }
 
+// hand gives the loop a command; false where it is stopping.
+func (l *loop) hand(ctx context.Context, c command) bool {
+	select {
+	case l.commandC <- c:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // retry has a delivery's event read, to make sure of what stands there, before placeRetry opens it.
 func (l *loop) retry(ref Ref, answer reply) {
 	k := owner.Key{Seq: ref.Seq, Endpoint: ref.EndpointID}
 	item := fetchItem{
 		entry:   owner.Entry{Key: k, Attempts: ref.Attempts, Recorded: true},
-		purpose: purposeRetry, reason: relay.ReasonRetried, deliveryID: ref.DeliveryID, reply: answer,
+		purpose: purposeRetry, reason: relay.ReasonRetried, deliveryID: ref.DeliveryID, redacted: ref.Redacted, reply: answer,
 	}
 	e, open := l.state.Get(k)
 	_, live := l.live[k]
@@ -217,7 +235,7 @@ func (l *loop) placeRetry(f fetched, o *relay.Outcome) error {
 		return nil
 	}
 	now := l.o.Clock()
-	o.State, o.Due, o.Deadline = relay.Retrying, now, deadline(ep, now)
+	o.State, o.Due, o.Deadline, o.Redacted = relay.Retrying, now, deadline(ep, now), f.item.redacted
 	if err := l.record(o, !f.item.entry.Recorded, false); err != nil {
 		return err
 	}

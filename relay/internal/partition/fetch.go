@@ -24,6 +24,7 @@ const (
 	purposeCancel                // record that it is cancelled
 	purposeExpire                // record that its time ran out
 	purposeRetry                 // a caller wants it sent now
+	purposeOpen                  // its endpoint never had it, and a replay wants it sent
 )
 
 type fetchItem struct {
@@ -32,6 +33,7 @@ type fetchItem struct {
 	reason  relay.Reason
 	// Of a caller's command: the delivery must be the one that was meant.
 	deliveryID string
+	redacted   int
 	reply      reply
 }
 
@@ -40,7 +42,7 @@ type fetchItem struct {
 type fetched struct {
 	item   fetchItem
 	event  *relay.Event
-	routed route.Routed // for purposeSend
+	routed route.Routed // for purposeSend and purposeOpen
 	unread bool         // it could not be read: it is there, and may be read later
 	end    bool
 	err    error
@@ -215,7 +217,7 @@ func (l *loop) fetchAll(ctx context.Context, items []fetchItem) bool {
 // reroute applies the policy in force now.
 func (l *loop) reroute(item fetchItem, ev *relay.Event) fetched {
 	f := fetched{item: item, event: ev}
-	if item.purpose != purposeSend {
+	if item.purpose != purposeSend && item.purpose != purposeOpen {
 		return f
 	}
 	if ep := l.o.Registry.Snapshot().Endpoint(item.entry.Endpoint); ep != nil {
@@ -252,8 +254,11 @@ func (l *loop) place(f fetched) error {
 	if l.erased.Covers(f.event.Tenant, f.event.Subject, f.event.Seq) {
 		return l.placeErased(f)
 	}
-	if f.item.purpose == purposeSend {
+	switch f.item.purpose {
+	case purposeSend:
 		return l.placeSend(f)
+	case purposeOpen:
+		return l.placeOpen(f)
 	}
 	d := l.identify(f.event, e)
 	o := outcomeOf(d, relay.Parked, f.item.reason)

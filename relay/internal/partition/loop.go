@@ -47,6 +47,7 @@ type loop struct {
 	overtaken  overtaken               // safe
 	urgent     []fetchItem             // to be fetched before any sweep
 	reopening  map[owner.Key]struct{}  // settled deliveries among them, that a caller wants sent again
+	replays    replays                 // see reopen.go
 	fetching   bool
 	unreadable time.Time // until then nothing is fetched: something could not be read
 	hungry     bool      // something parked may have room now

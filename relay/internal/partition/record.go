@@ -38,6 +38,7 @@ func (l *loop) record(o *relay.Outcome, first, busy bool) error {
 		return err
 	}
 	l.state.Apply(r.seq, o, first, busy)
+	l.replays.passed(o)
 	if o.Retold == 0 {
 		l.metrics.outcome(o)
 		l.countOutcome(o)

@@ -78,3 +78,32 @@ func FuzzDecodeEvent(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDecodeReplay likewise.
+func FuzzDecodeReplay(f *testing.F) {
+	b, err := record.EncodeReplay(&relay.Replay{
+		Tenant: "acme", EndpointID: "ep_1", EventTypes: []string{"contact.*"}, After: time.Unix(1, 0), Before: time.Unix(2, 5),
+		States: []relay.DeliveryState{relay.Dead, relay.Withheld}, Missing: true, Rate: 2.5,
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		first, err := record.DecodeReplay(b)
+		if err != nil {
+			return
+		}
+		again, err := record.EncodeReplay(first)
+		if err != nil {
+			t.Fatalf("what was read cannot be written: %v", err)
+		}
+		second, err := record.DecodeReplay(again)
+		if err != nil {
+			t.Fatalf("what was written cannot be read: %v", err)
+		}
+		if !reflect.DeepEqual(first, second) {
+			t.Fatalf("read %+v, then %+v", first, second)
+		}
+	})
+}
