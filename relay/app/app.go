@@ -367,7 +367,7 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 		err := a.runPartition(ctx, partition.Options{
 			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend,
 			Projected: a.projector[p].Position, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
-			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age,
+			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age, TrimEvery: a.o.Retention.TrimEvery,
 			StopGrace: a.o.StopGrace, Clock: a.o.Clock, Logger: a.log, Metrics: metrics,
 		})
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {

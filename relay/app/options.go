@@ -142,6 +142,8 @@ type Retention struct {
 	// Backups is how long copies of the data are kept, as by sealpost backup: so long, beyond the times above, tombstones of
 	// erased subjects stay, so that a restored copy delivers nothing of them. Default 2160h (90 days).
 	Backups time.Duration `yaml:"backups"`
+	// TrimEvery is how often the logs let go of what is past its time. Default 1m.
+	TrimEvery time.Duration `yaml:"trimEvery"`
 	// ViewBytes bounds the view. Default 8 GiB; -1 for no bound.
 	ViewBytes int64 `yaml:"viewBytes"`
 }

@@ -9,11 +9,14 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,16 +32,16 @@ import (
 // binary is the sealpost that is killed; TestMain builds it.
 var binary string
 
-var rounds = flag.Int("rounds", defaultRounds(), "kills in each crash test; also by SEALPOST_CRASH_ROUNDS")
+var rounds = flag.Int("rounds", defaultRounds(), "kills in each crash test, and one of each phase at least; also by SEALPOST_CRASH_ROUNDS")
 
 func defaultRounds() int {
 	if n, err := strconv.Atoi(os.Getenv("SEALPOST_CRASH_ROUNDS")); err == nil && n > 0 {
 		return n
 	}
 	if os.Getenv("SEALPOST_TEST_LONG") != "" {
-		return 60
+		return 10 * len(phases)
 	}
-	return 16
+	return 2 * len(phases)
 }
 
 func TestMain(m *testing.M) {
@@ -53,37 +56,76 @@ const lastGroup = time.Second
 // phase is a moment to kill at, told by what can be seen from outside.
 type phase struct {
 	name string
-	// await returns when the moment has come; it is called while events are published and delivered.
-	await func(*world)
+	// await returns when the moment has come, or with false if it does not; it is called while events are published and delivered.
+	await func(*world) bool
 }
 
-// phases are gone through in turn. A later phase is one more line here: what it has to wait for is in the metrics.
+// phases are gone through in turn. A later phase is one more line here: what it has to wait for is in the metrics, or on the disk.
 var phases = []phase{
-	{"publishing", func(w *world) { w.grown(func() float64 { return float64(w.accepted.Load()) }, 1+rand.IntN(150)) }},
-	{"delivering", func(w *world) {
-		w.grown(func() float64 { return float64(w.partner.answered.Load()) }, 1+rand.IntN(400))
+	{"publishing", func(w *world) bool {
+		return w.grown(func() float64 { return float64(w.accepted.Load()) }, 1+rand.IntN(150))
 	}},
-	{"retrying", func(w *world) {
-		w.grown(w.metric("sealpost_delivery_outcomes_total", `state="RETRYING"`), 1+rand.IntN(20))
+	{"delivering", func(w *world) bool {
+		return w.grown(func() float64 { return float64(w.partner.answered.Load()) }, 1+rand.IntN(400))
 	}},
-	{"checkpointing", func(w *world) { w.grown(w.metric("sealpost_checkpoint_seconds_count", ""), 1) }},
-	{"parking", func(w *world) {
+	{"retrying", func(w *world) bool {
+		return w.grown(w.metric("sealpost_delivery_outcomes_total", `state="RETRYING"`), 1+rand.IntN(20))
+	}},
+	{"checkpointing", func(w *world) bool { return w.grown(w.metric("sealpost_checkpoint_seconds_count", ""), 1) }},
+	{"projecting", func(w *world) bool {
+		// Applied a moment ago, and the next are on their way.
+		return w.grown(w.metric("sealpost_view_outcomes_total", ""), 1+rand.IntN(300)) &&
+			w.until(func() bool { return w.process.Metric("sealpost_view_behind_outcomes", "") > 0 })
+	}},
+	{"parking", func(w *world) bool {
 		w.process.MustAct(w.stopping, "pause")
 		w.breaks = append(w.breaks, interruption{time.Now(), "/stopping"})
-		w.grown(w.metric("sealpost_delivery_outcomes_total", `state="PARKED"`), 1+rand.IntN(200))
+		return w.grown(w.metric("sealpost_delivery_outcomes_total", `state="PARKED"`), 1+rand.IntN(200))
 	}},
-	{"draining", func(w *world) {
+	{"draining", func(w *world) bool {
 		w.process.MustAct(w.stopping, "resume")
-		w.grown(func() float64 { return float64(w.partner.stopped.Load()) }, 1+rand.IntN(100))
+		return w.grown(func() float64 { return float64(w.partner.stopped.Load()) }, 1+rand.IntN(100))
 	}},
-	{"starting", func(w *world) {
+	{"starting", func(w *world) bool {
 		w.process.Kill()
 		w.breaks = append(w.breaks, interruption{at: time.Now()})
 		w.startAndKill(time.Duration(rand.IntN(150)) * time.Millisecond)
+		return true
 	}},
-	{"recovering", func(w *world) {
-		w.grown(w.metric("sealpost_events_routed_total", ""), 1) // its first work after the last kill
+	{"recovering", func(w *world) bool {
+		return w.grown(w.metric("sealpost_events_routed_total", ""), 1) // its first work after the last kill
 	}},
+	{"trimming events", func(w *world) bool { return w.trimmed("SEALPOST_EVENTS_0") }},
+	{"trimming outcomes", func(w *world) bool { return w.trimmed("SEALPOST_OUTCOMES_0") }},
+}
+
+// logBytes is so small a bound of the logs that the server gives them blocks of 4 MiB, which can be filled in seconds.
+const logBytes = 24 << 20
+
+// trimmed waits until a block of a log goes, and then for up to as long as it takes to trim both: EVENTS is first.
+func (w *world) trimmed(stream string) bool {
+	w.partner.bulky.Store(true)
+	defer w.partner.bulky.Store(false)
+	dir := filepath.Join(w.process.Data, "journal", "jetstream", "$G", "streams", stream, "msgs")
+	first := firstBlock(dir)
+	// What was published lately is to be settled first, and older than what is kept.
+	if !w.until(func() bool { return firstBlock(dir) > first }) {
+		return false
+	}
+	time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond)
+	return true
+}
+
+// firstBlock is the lowest number of a block in a folder.
+func firstBlock(dir string) int {
+	lowest := math.MaxInt
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if n, err := strconv.Atoi(strings.TrimSuffix(e.Name(), ".blk")); err == nil {
+			lowest = min(lowest, n)
+		}
+	}
+	return lowest
 }
 
 // world is what one test knows.
@@ -130,13 +172,22 @@ func (w *world) metric(name, labels string) func() float64 {
 	return func() float64 { return w.process.Metric(name, labels) }
 }
 
-// grown waits until a figure has grown by n, but not for longer than a few seconds: a phase that does not come is no error
-// of the relay's, and killing is right at any time.
-func (w *world) grown(figure func() float64, n int) {
+// grown waits until a figure has grown by n.
+func (w *world) grown(figure func() float64, n int) bool {
 	began := figure()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && figure() < began+float64(n); {
-		time.Sleep(time.Millisecond)
+	return w.until(func() bool { return figure() >= began+float64(n) })
+}
+
+// until waits for a moment, but not for longer than a few seconds: one that does not come in a round is no error of the relay's,
+// and killing is right at any time.
+func (w *world) until(come func() bool) bool {
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); {
+		if come() {
+			return true
+		}
+		time.Sleep(200 * time.Microsecond)
 	}
+	return false
 }
 
 // startAndKill begins a start and does not let it come to its end.
@@ -153,10 +204,12 @@ type partner struct {
 	answered atomic.Int64
 	stopped  atomic.Int64 // answered at /stopping
 	flying   atomic.Int64
+	bulky    atomic.Bool // events and answers are large, so that both logs grow
 
 	mu       sync.Mutex
 	receipts map[string][]receipt // by webhook-id
 	order    map[string][]string  // event ids by path, in the order of their first success
+	plain    map[string]bool      // event ids that arrived at /plain
 }
 
 type receipt struct {
@@ -184,6 +237,9 @@ func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if fails {
 		rw.WriteHeader(http.StatusServiceUnavailable)
 	}
+	if p.bulky.Load() {
+		fmt.Fprintf(rw, `{"pad":"%0*d"}`, 3500, 0)
+	}
 	id := r.Header.Get("Webhook-Id")
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -192,6 +248,9 @@ func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	first := !slices.ContainsFunc(p.receipts[id], func(r receipt) bool { return r.ok })
 	p.receipts[id] = append(p.receipts[id], receipt{arrived, time.Now(), !fails, body.ID, r.URL.Path})
+	if r.URL.Path == "/plain" {
+		p.plain[body.ID] = true
+	}
 	if first && !fails {
 		p.order[r.URL.Path] = append(p.order[r.URL.Path], body.ID)
 	}
@@ -207,7 +266,11 @@ func (w *world) publish(ctx context.Context, publisher int) {
 	for n := 0; ctx.Err() == nil; n++ {
 		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) // so that the slowest endpoint keeps up
 		id := fmt.Sprintf("p%d-%d", publisher, n)
-		e := &sealpostv1.Event{Tenant: "acme", Id: id, Type: "contact.updated", Data: fmt.Appendf(nil, `{"event":%q,"pad":"%0*d"}`, id, rand.IntN(2000), 0)}
+		pad := rand.IntN(2000)
+		if w.partner.bulky.Load() {
+			pad *= 20
+		}
+		e := &sealpostv1.Event{Tenant: "acme", Id: id, Type: "contact.updated", Data: fmt.Appendf(nil, `{"event":%q,"pad":"%0*d"}`, id, pad, 0)}
 		f := &fate{publisher: publisher, number: n}
 		w.mu.Lock()
 		w.fates[id] = f
@@ -243,9 +306,11 @@ func TestKill(t *testing.T) {
 }
 
 func kill(t *testing.T, view rig.Config) {
-	w := &world{t: t, fates: map[string]*fate{}, partner: &partner{receipts: map[string][]receipt{}, order: map[string][]string{}}}
+	w := &world{t: t, fates: map[string]*fate{}, partner: &partner{receipts: map[string][]receipt{}, order: map[string][]string{}, plain: map[string]bool{}}}
 	server := rig.Serve(t, w.partner)
-	w.process = rig.Start(t, binary, rig.Dev().With(rig.Config{"log": rig.Config{"level": "info"}}).With(view))
+	w.process = rig.Start(t, binary, rig.Dev().With(rig.Config{"log": rig.Config{"level": "info"},
+		"journal":   rig.Config{"minFreeDisk": -1, "eventsMaxBytes": logBytes, "outcomesMaxBytes": logBytes},
+		"retention": rig.Config{"age": "2s", "trimEvery": "500ms"}}).With(view))
 	w.events = sealpostv1.NewEventServiceClient(w.process.Conn())
 	endpoints := map[string]rig.Endpoint{
 		"plain":    w.process.Register(server+"/plain", nil),
@@ -261,24 +326,77 @@ func kill(t *testing.T, view rig.Config) {
 	for i := range 6 {
 		publishers.Go(func() { w.publish(ctx, i) })
 	}
-	for round := range *rounds {
+	kills := map[string]int{}
+	worst := time.Duration(0)
+	for round := range max(*rounds, len(phases)) {
 		p := phases[round%len(phases)]
 		flying := w.partner.flying.Load()
 		before, answered := w.accepted.Load(), w.partner.answered.Load()
-		p.await(w)
+		if p.await(w) {
+			kills[p.name]++
+		}
 		flying = max(flying, w.partner.flying.Load())
 		w.process.Kill()
 		w.breaks = append(w.breaks, interruption{at: time.Now()})
+		stuck := w.stuck()
 		began := time.Now()
 		w.process.Restart(nil)
-		t.Logf("round %d, %s: %d accepted and %d requests since the last, %d in flight; ready again in %v",
-			round+1, p.name, w.accepted.Load()-before, w.partner.answered.Load()-answered, flying, time.Since(began).Round(time.Millisecond))
+		took := time.Since(began)
+		arrived := w.unstuck(stuck)
+		worst = max(worst, arrived)
+		t.Logf("round %d, %s: %d accepted and %d requests since the last, %d in flight; ready again in %v, the last of %d stuck events came %v after that",
+			round+1, p.name, w.accepted.Load()-before, w.partner.answered.Load()-answered, flying, took.Round(time.Millisecond), len(stuck), arrived.Round(time.Millisecond))
+	}
+	t.Logf("kills by phase: %v; the last stuck event came at most %v after a restart", kills, worst.Round(time.Millisecond))
+	for _, p := range phases {
+		if kills[p.name] == 0 {
+			t.Errorf("never killed while %s: the moment did not come", p.name)
+		}
 	}
 	stop()
 	publishers.Wait()
 	w.process.MustAct(w.stopping, "resume")
 	w.settle(endpoints)
 	w.check(endpoints)
+}
+
+// unstuckWithin is how long after a restart the last event may arrive that a kill held up.
+const unstuckWithin = 5 * time.Second
+
+// stuck are the accepted events that have not arrived at /plain.
+func (w *world) stuck() (ids []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.partner.mu.Lock()
+	defer w.partner.mu.Unlock()
+	for id, f := range w.fates {
+		if f.ok && !w.partner.plain[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// unstuck waits until all of them have arrived, and returns how long it took.
+func (w *world) unstuck(ids []string) time.Duration {
+	began := time.Now()
+	left := 0
+	rig.Eventually(w.t, "what a kill held up arrives", func() bool {
+		w.partner.mu.Lock()
+		defer w.partner.mu.Unlock()
+		left = 0
+		for _, id := range ids {
+			if !w.partner.plain[id] {
+				left++
+			}
+		}
+		return left == 0
+	}, func() string { return fmt.Sprintf("%d of %d have not", left, len(ids)) })
+	took := time.Since(began)
+	if took > unstuckWithin {
+		w.t.Errorf("the last of %d stuck events came %v after the restart", len(ids), took)
+	}
+	return took
 }
 
 // settle waits until every accepted event is in a state that ends it, at every endpoint, in the view. What is of unknown fate

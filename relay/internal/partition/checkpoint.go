@@ -81,6 +81,21 @@ func (l *loop) saved(s saved) {
 	l.metrics.checkpoint(s)
 }
 
+// makeRoom saves the state and trims before anything is appended, where OUTCOMES is nearly full: an owner that could not append
+// ends, and the next would end the same way before its first checkpoint is due, however much could go.
+func (l *loop) makeRoom() error {
+	outcomes := l.o.Journal.Outcomes(l.o.Partition)
+	st, err := outcomes.State(l.work)
+	if err != nil || outcomes.MaxBytes() <= 0 || float64(st.Bytes) < trimAbove*float64(outcomes.MaxBytes()) {
+		return err
+	}
+	if err := l.o.Journal.SaveCheckpoint(l.work, l.o.Partition, l.state.Checkpoint()); err != nil {
+		return err
+	}
+	l.trim(bounds{events: min(l.state.Cursor()+1, l.state.LowestOpen()), outcomes: l.state.FoldFrom() + 1}, l.o.Clock())
+	return nil
+}
+
 // trimAbove is the share of a log's byte bound above which settled records go before their time.
 const trimAbove = 0.8
 

@@ -184,6 +184,11 @@ func (l *loop) run(ctx context.Context) error {
 	reading, endReading := context.WithCancel(ctx)
 	l.work, l.endReading = work, endReading
 
+	if err := l.makeRoom(); err != nil {
+		endWork()
+		endReading()
+		return err
+	}
 	stopServing, err := l.serve(work)
 	if err != nil {
 		endWork()
