@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -99,6 +100,24 @@ func (s *Server) Kill() {
 	s.process.Process.Kill()
 	s.process.Wait()
 	s.process = nil
+}
+
+// Suspend stops the server where it is, with its connections open, until Resume or Kill.
+func (s *Server) Suspend() { s.signal(syscall.SIGSTOP) }
+
+// Resume lets a suspended server go on.
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.tb.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		s.tb.Fatal("redis-server does not run")
+	}
+	if err := s.process.Process.Signal(sig); err != nil {
+		s.tb.Fatal(err)
+	}
 }
 
 // Restart starts the server again, empty, on its port, after Kill.

@@ -1,10 +1,11 @@
 // Package faults_test holds Sealpost against what goes wrong around it: receivers that hang, trickle, reset and lie; a disk that
-// runs full, loses power, or does not give what was written to it; clocks that are set back and forth; stops under load. Each test prints what it counted, and can be run alone:
+// runs full, loses power, or does not give what was written to it; a Redis that is emptied, stopped, slow or full; clocks that are set back and forth; stops under load. Each test prints what it counted, and can be run alone:
 //
 //	go test -v -run TestReceivers ./test/faults          about 1,000 attempts; -long makes it 10,000
 //	go test -v -run TestDiskFull ./test/faults
 //	go test -v -run TestPowerLoss ./test/faults          three tests; -rounds sets how often, they need /dev/fuse
 //	go test -v -run TestReadErrors ./test/faults
+//	go test -v -run TestRedis ./test/faults              five tests; -without sets for how long it is stopped
 //	go test -v -run TestClockSteps ./test/faults
 //	go test -v -run TestGracefulRestart ./test/faults
 package faults_test
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/sealpost/sealpost/test/rig"
 )
@@ -22,6 +24,8 @@ import (
 var binary string
 
 var long = flag.Bool("long", os.Getenv("SEALPOST_TEST_LONG") != "", "more of everything; also by SEALPOST_TEST_LONG")
+
+var without = flag.Duration("without", 5*time.Second, "how long the view is away where it is stopped; -long makes it a minute")
 
 var rounds = flag.Int("rounds", 0, "losses of power in each test of them; 0 is the default")
 
