@@ -15,13 +15,10 @@ import (
 )
 
 func newDelivery(conn *connection) *cobra.Command {
-	cmd := group("delivery", "See what became of events, and steer it", "  sealpost delivery list --state retrying")
+	cmd := group("delivery", "See what became of events, and steer it", "  sealpost delivery list --state dead")
 	cmd.AddCommand(
 		newDeliveryList(conn), newDeliveryShow(conn), newDeliveryTail(conn),
-		deliveryAct(conn, "retry", "Send a delivery again, now, whatever state it is in",
-			func(c sealpostv1.DeliveryServiceClient, cmd *cobra.Command, id, tenant string) (*sealpostv1.Delivery, error) {
-				return c.RetryDelivery(cmd.Context(), &sealpostv1.RetryDeliveryRequest{Id: id, Tenant: tenant})
-			}),
+		newDeliveryRetry(conn), newDeliveryReplay(conn),
 		deliveryAct(conn, "cancel", "End a delivery that is not settled",
 			func(c sealpostv1.DeliveryServiceClient, cmd *cobra.Command, id, tenant string) (*sealpostv1.Delivery, error) {
 				return c.CancelDelivery(cmd.Context(), &sealpostv1.CancelDeliveryRequest{Id: id, Tenant: tenant})

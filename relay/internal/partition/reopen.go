@@ -216,7 +216,11 @@ func (l *loop) reopenOne(r *reopening, i int) {
 	case open, live, reopening:
 		l.result(r, i, ReopenedOpen)
 		return
-	case ref.Seq == 0 || ref.Seq > l.state.Routed():
+	case ref.Seq > l.state.Routed():
+		r.err = ErrUnavailable // just after a start: it is yet to be read again
+		l.result(r, i, ReopenedGone)
+		return
+	case ref.Seq == 0:
 		l.result(r, i, ReopenedGone)
 		return
 	}
