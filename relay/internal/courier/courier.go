@@ -14,13 +14,11 @@
 package courier
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -121,9 +119,9 @@ func (c *Courier) attempt(ctx context.Context, p *Parcel, i int, a *relay.Attemp
 	if err != nil {
 		return park(relay.ReasonSigningFailed)
 	}
-	limited, cancel := context.WithTimeout(ctx, timeout(ep))
-	defer cancel()
-	resp, facts, err := c.options.Pool.RoundTrip(request(limited, ready, header, body), to)
+	resp, facts, err := c.options.Pool.Post(ctx, &egress.Post{
+		Target: ready.to, Header: header, Body: body, Timeout: timeout(ep), BodyTime: readTime,
+	}, to)
 	take(a, &facts)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -134,9 +132,7 @@ func (c *Courier) attempt(ctx context.Context, p *Parcel, i int, a *relay.Attemp
 	v := c.judge(resp, p, i)
 	a.StatusCode = resp.StatusCode
 	if resp.ContentLength != 0 {
-		stop := time.AfterFunc(readTime, cancel)
 		a.ResponseBody, a.ResponseSize = keep(resp.Body, ready.mask)
-		stop.Stop()
 	}
 	resp.Body.Close()
 	return v
@@ -145,7 +141,7 @@ func (c *Courier) attempt(ctx context.Context, p *Parcel, i int, a *relay.Attemp
 // letter is the body of chunk i and its signed header.
 func (c *Courier) letter(p *Parcel, i int, ready *prepared, a *relay.Attempt) ([]byte, http.Header, error) {
 	m := signer.Message{
-		ID: p.delivery.ID, Time: a.StartTime, Method: http.MethodPost, URL: ready.target,
+		ID: p.delivery.ID, Time: a.StartTime, Method: http.MethodPost, URL: ready.url,
 		ContentType: p.contentType, Body: p.body,
 	}
 	if p.set != nil {
@@ -167,29 +163,6 @@ func (c *Courier) letter(p *Parcel, i int, ready *prepared, a *relay.Attempt) ([
 	a.KeyID, err = p.delivery.Endpoint.Signer.Sign(header, &m)
 	return m.Body, header, err
 }
-
-func request(ctx context.Context, ready *prepared, header http.Header, body []byte) *http.Request {
-	req := &http.Request{
-		Method: http.MethodPost, URL: ready.url, Host: ready.url.Host, Header: header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		ContentLength: int64(len(body)),
-		Body:          newReader(body),
-		GetBody:       func() (io.ReadCloser, error) { return newReader(body), nil },
-	}
-	return req.WithContext(ctx)
-}
-
-// reader is a request's body in one allocation.
-type reader struct{ bytes.Reader }
-
-func newReader(body []byte) *reader {
-	r := &reader{}
-	r.Reset(body)
-	return r
-}
-
-// Close has nothing to close.
-func (*reader) Close() error { return nil }
 
 func (c *Courier) judge(resp *egress.Response, p *Parcel, i int) relay.Verdict {
 	if p.set != nil && i > 0 && resp.StatusCode == statusSetLost {

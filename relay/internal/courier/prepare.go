@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"net/textproto"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,8 +20,8 @@ import (
 // prepared is what all deliveries to one version of an endpoint have in common. Of its fields only trust changes.
 type prepared struct {
 	endpoint *relay.Endpoint
-	url      *url.URL // read only
-	target   string
+	url      string
+	to       *egress.Target
 	fixed    []field
 	mask     *mask
 	base     egress.Trust // without our certificate
@@ -31,7 +30,7 @@ type prepared struct {
 
 type field struct {
 	name   string
-	values []string // shared by all requests; net/http only reads them
+	values []string // shared by all requests; egress only reads them
 }
 
 // trusted is an endpoint's trust with one certificate of ours.
@@ -73,8 +72,11 @@ func (c *Courier) prepare(ep *relay.Endpoint) (*prepared, relay.Verdict) {
 	if !ep.URL.Secure() && !c.options.PlainHTTP {
 		return nil, park(relay.ReasonForbidden)
 	}
-	p := &prepared{endpoint: ep, url: ep.URL.URL(), target: ep.URL.String(), mask: newMask(secretsOf(ep)...)}
+	p := &prepared{endpoint: ep, url: ep.URL.String(), mask: newMask(secretsOf(ep)...)}
 	var err error
+	if p.to, err = egress.NewTarget(ep.URL.URL()); err != nil {
+		return nil, OfFailure(egress.TransportOther)
+	}
 	if p.fixed, err = fixedHeader(ep); err != nil {
 		return nil, park(relay.ReasonCredentialFailed)
 	}

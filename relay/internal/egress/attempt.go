@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/netip"
 	"time"
 )
@@ -39,42 +38,31 @@ type Response struct {
 	Body io.ReadCloser
 }
 
-// RoundTrip makes one HTTP request under the trust and returns its response, whatever the status. Redirects are not
-// followed. The request needs a body that can be read again (GetBody, as http.NewRequest sets it for bytes) or none; its
-// own Expect header is ignored, as are those of the framing. It lasts at most until its context ends or the attempt
-// timeout, the reading of the response body included; the caller reads as much of the body as it likes and must close it.
-// Every error, of RoundTrip and of the body, is an *Error; Facts are returned with an error too.
+// Post makes one POST request under the trust and returns its response, whatever the status. Redirects are not followed. It
+// lasts at most until ctx ends or its time is over, the reading of the response body included; the caller reads as much of
+// the body as it likes and must close it. Every error, of Post and of the body, is an *Error; Facts are returned with an
+// error too.
 //
-// A request is repeated within RoundTrip only while no byte of its body was handed to the connection that broke: that is
-// a kept connection found dead.
-func (p *Pool) RoundTrip(req *http.Request, to *Prepared) (*Response, Facts, error) {
-	if err := acceptable(req, to); err != nil {
+// A request is repeated within Post only while no byte of its body was handed to the connection that broke: that is a kept
+// connection found dead.
+func (p *Pool) Post(ctx context.Context, r *Post, to *Prepared) (*Response, Facts, error) {
+	if err := r.check(&to.trust); err != nil {
 		return nil, Facts{}, &Error{Reason: TransportOther, Err: err}
 	}
 	kept := p.keep(to)
 	if kept.transport != nil {
-		return p.overTransport(req, kept)
+		return p.overTransport(ctx, r, kept)
 	}
-	return p.overLine(req, kept)
+	return p.overLine(ctx, r, kept)
 }
 
-func acceptable(req *http.Request, to *Prepared) error {
-	switch {
-	case req.URL == nil || req.URL.Host == "":
-		return fmt.Errorf("%w: no host", ErrRequest)
-	case req.URL.User != nil:
-		return fmt.Errorf("%w: user in the URL", ErrRequest)
-	case req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && to.trust.PlainHTTP):
-		return fmt.Errorf("%w: scheme is not https", ErrRequest)
-	case req.Method == http.MethodHead || req.Method == http.MethodConnect:
-		return fmt.Errorf("%w: method %s", ErrRequest, req.Method)
-	case hasBody(req) && (req.GetBody == nil || req.ContentLength <= 0):
-		return fmt.Errorf("%w: body of unknown length", ErrRequest)
+// timeout is how long the request may last.
+func (p *Pool) timeout(r *Post) time.Duration {
+	if r.Timeout <= 0 {
+		return p.options.AttemptTimeout
 	}
-	return nil
+	return min(r.Timeout, p.options.AttemptTimeout)
 }
-
-func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
 // progress is how far a request has got: what its facts and the reason of its failure are told from.
 type progress struct {

@@ -57,6 +57,8 @@ type conn struct {
 	confirmed atomic.Bool // the server has shown that it took our certificate
 	sent      int64       // bytes that the kernel has taken; for whoever writes
 	glance    *glance     // not nil: Read does not wait; for whoever reads
+	closed    func()      // not nil: called once, when it is
+	once      sync.Once
 }
 
 func (c *conn) Read(p []byte) (int, error) {
@@ -64,6 +66,13 @@ func (c *conn) Read(p []byte) (int, error) {
 		return c.glance.read(p)
 	}
 	return c.Conn.Read(p)
+}
+
+func (c *conn) Close() error {
+	if c.closed != nil {
+		c.once.Do(c.closed)
+	}
+	return c.Conn.Close()
 }
 
 func (c *conn) Write(p []byte) (int, error) {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/url"
 	"slices"
 	"time"
 )
@@ -31,9 +30,9 @@ type exchange struct {
 
 	// Of the request under way.
 	progress progress
-	headEnd  int           // out is the head up to here, an empty line, and the body if that is short
-	source   io.ReadCloser // a body that is not in out
-	length   int64         // of the body
+	post     *Post
+	headEnd  int // out is the head up to here, an empty line, and the body if that is inline
+	inline   bool
 	pool     *Pool
 	ctx      context.Context
 	deadline time.Time
@@ -48,10 +47,10 @@ func newExchange() *exchange {
 }
 
 // overLine makes the request on a kept line, or on a new one.
-func (p *Pool) overLine(req *http.Request, k *kept) (*Response, Facts, error) {
+func (p *Pool) overLine(ctx context.Context, r *Post, k *kept) (*Response, Facts, error) {
 	x := p.exchanges.Get().(*exchange)
-	x.begin(p, req.Context())
-	h, err := x.run(req, place{kept: k, secure: req.URL.Scheme == "https", host: req.URL.Host})
+	x.begin(ctx, p, r)
+	h, err := x.run(place{kept: k, secure: r.Target.secure, address: r.Target.address})
 	if err == nil {
 		facts := x.progress.facts(nil)
 		return x.respond(h), facts, nil
@@ -63,13 +62,19 @@ func (p *Pool) overLine(req *http.Request, k *kept) (*Response, Facts, error) {
 	return nil, facts, failure
 }
 
-func (x *exchange) begin(p *Pool, ctx context.Context) {
-	x.pool, x.ctx = p, ctx
-	x.deadline = time.Now().Add(p.options.AttemptTimeout)
+func (x *exchange) begin(ctx context.Context, p *Pool, r *Post) {
+	x.ctx, x.pool, x.post = ctx, p, r
+	x.deadline = time.Now().Add(p.timeout(r))
 	if until, ok := ctx.Deadline(); ok && until.Before(x.deadline) {
 		x.deadline = until
 	}
 	x.heads = headReader{in: x.in, left: maxResponseHeader}
+	x.out = r.appendHead(x.out[:0])
+	x.headEnd = len(x.out)
+	x.out = append(x.out, "\r\n"...)
+	if x.inline = len(x.out)+len(r.Body) <= maxInline; x.inline {
+		x.out = append(x.out, r.Body...)
+	}
 }
 
 // ended is why the request has to end now; nil: it has not.
@@ -83,13 +88,9 @@ func (x *exchange) ended() error {
 	return nil
 }
 
-func (x *exchange) run(req *http.Request, at place) (head, error) {
-	if err := x.compose(req); err != nil {
-		return head{}, err
-	}
+func (x *exchange) run(at place) (head, error) {
 	for {
-		err := x.connect(req.URL, at)
-		if err != nil {
+		if err := x.connect(at); err != nil {
 			return head{}, err
 		}
 		h, err := x.speak()
@@ -101,45 +102,13 @@ func (x *exchange) run(req *http.Request, at place) (head, error) {
 	}
 }
 
-// compose makes the request ready to be written, whatever line it is for.
-func (x *exchange) compose(req *http.Request) error {
-	if err := sendable(req); err != nil {
-		return err
-	}
-	var err error
-	if x.out, err = appendHead(x.out[:0], req); err != nil {
-		return err
-	}
-	x.headEnd = len(x.out)
-	x.out = append(x.out, "\r\n"...)
-	if !hasBody(req) {
-		return nil
-	}
-	body, err := req.GetBody()
-	if err != nil {
-		return errBody(err)
-	}
-	x.length = req.ContentLength
-	if int64(len(x.out))+x.length > maxInline {
-		x.source = body
-		return nil
-	}
-	defer body.Close()
-	at, n := len(x.out), int(x.length)
-	x.out = slices.Grow(x.out, n)[:at+n]
-	if _, err := io.ReadFull(body, x.out[at:]); err != nil {
-		return errBody(err)
-	}
-	return atEnd(body)
-}
-
 // untouched is whether the request failed on a kept line before the kernel had taken a byte of it, for no reason of ours.
 func (x *exchange) untouched() bool {
 	return x.line != nil && x.line.served && x.line.conn.sent == 0 && x.ended() == nil
 }
 
 // connect finds a line that is alive, or makes one. Its deadline is set, and ctx watched, when it returns.
-func (x *exchange) connect(to *url.URL, at place) error {
+func (x *exchange) connect(at place) error {
 	if err := x.ended(); err != nil {
 		return err
 	}
@@ -154,7 +123,7 @@ func (x *exchange) connect(to *url.URL, at place) error {
 		}
 		l.abort()
 	}
-	c, err := x.dial(at, addressOf(to))
+	c, err := x.dial(at)
 	if err != nil {
 		return err
 	}
@@ -162,16 +131,16 @@ func (x *exchange) connect(to *url.URL, at place) error {
 	return nil
 }
 
-func (x *exchange) dial(at place, address string) (net.Conn, error) {
+func (x *exchange) dial(at place) (net.Conn, error) {
 	ctx, cancel := context.WithDeadline(x.ctx, x.deadline)
 	defer cancel()
 	d := at.kept.dialer
 	var c net.Conn
 	var err error
 	if !at.secure {
-		c, err = d.dialPlain(ctx, "tcp", address)
-	} else if c, err = d.dialTLS(ctx, "tcp", address); errors.Is(err, errSilent) {
-		c, err = d.dialGated(ctx, "tcp", address)
+		c, err = d.dialPlain(ctx, "tcp", at.address)
+	} else if c, err = d.dialTLS(ctx, "tcp", at.address); errors.Is(err, errSilent) {
+		c, err = d.dialGated(ctx, "tcp", at.address)
 	}
 	if err != nil && ctx.Err() != nil {
 		// Whatever the dialer was at.
@@ -203,7 +172,7 @@ func (x *exchange) take(l *line) {
 func (x *exchange) speak() (head, error) {
 	g, c := &x.progress, x.line.conn
 	out := x.out
-	if g.held = x.length > 0 && c.required && !c.confirmed.Load(); g.held {
+	if g.held = len(x.post.Body) > 0 && c.required && !c.confirmed.Load(); g.held {
 		if h, err := x.awaitContinue(); err != nil || h.status != http.StatusContinue {
 			return h, err
 		}
@@ -241,7 +210,6 @@ func (x *exchange) awaitContinue() (head, error) {
 	case h.status/100 == 2, h.status == http.StatusExpectationFailed:
 		return head{}, fmt.Errorf("%w: status %d without 100 Continue", ErrClientCertificateUnconfirmed, h.status)
 	}
-	x.last = h.status != http.StatusContinue
 	x.readUntil(x.deadline)
 	return h, nil
 }
@@ -256,25 +224,21 @@ func (x *exchange) readUntil(t time.Time) {
 
 // write writes out, and the body that is not in it.
 func (x *exchange) write(out []byte) error {
-	x.progress.bodyStarted = x.length > 0
+	x.progress.bodyStarted = len(x.post.Body) > 0
 	if len(out) > 0 {
 		if _, err := x.line.Write(out); err != nil {
 			return x.unwritten(err)
 		}
 	}
-	if x.source == nil {
+	if x.inline {
 		x.progress.wrote = true
 		return nil
 	}
 	x.pushed = make(chan error, 1)
-	go func(l *line, body io.ReadCloser, length int64, pushed chan<- error) {
-		err := push(l, body, length)
-		if errors.Is(err, ErrRequest) {
-			l.cut() // nothing can come of it
-		}
+	go func(l *line, body []byte, pushed chan<- error) {
+		_, err := l.Write(body)
 		pushed <- err
-	}(x.line, x.source, x.length, x.pushed)
-	x.source = nil
+	}(x.line, x.post.Body, x.pushed)
 	return nil
 }
 
@@ -287,29 +251,6 @@ func (x *exchange) unwritten(err error) error {
 	}
 	if connectionReason(err) == "" {
 		return err
-	}
-	return nil
-}
-
-// push writes a body of the length.
-func push(l *line, body io.ReadCloser, length int64) error {
-	defer body.Close()
-	written, err := io.Copy(l, io.LimitReader(body, length))
-	switch {
-	case err != nil:
-		return err
-	case written < length:
-		return errBody(io.ErrUnexpectedEOF)
-	}
-	return atEnd(body)
-}
-
-func errBody(err error) error { return fmt.Errorf("%w: body: %w", ErrRequest, err) }
-
-func atEnd(body io.Reader) error {
-	var one [1]byte
-	if n, err := body.Read(one[:]); n > 0 || err != io.EOF {
-		return errBody(errors.New("not of the length that it has"))
 	}
 	return nil
 }
@@ -338,18 +279,14 @@ func (x *exchange) next() (head, error) {
 	return x.heads.read()
 }
 
-// broken is why no head came: the body that is being pushed may say more.
+// broken ends the pushing of a body to which no head came.
 func (x *exchange) broken(err error) error {
 	if x.pushed == nil {
 		return err
 	}
 	x.abort()
-	why := <-x.pushed
+	x.progress.wrote = <-x.pushed == nil
 	x.pushed = nil
-	x.progress.wrote = why == nil
-	if errors.Is(why, ErrRequest) {
-		return why
-	}
 	return err
 }
 
@@ -361,8 +298,13 @@ func (x *exchange) respond(h head) *Response {
 		b.chunks = httputil.NewChunkedReader(x.in)
 	}
 	b.response = Response{StatusCode: h.status, RetryAfter: h.retryAfter, ContentLength: h.length, Body: b}
-	if h.length == 0 {
+	switch {
+	case h.length == 0:
 		b.end()
+	case x.post.BodyTime > 0 && (h.length < 0 || h.length > int64(x.in.Buffered())):
+		if late := time.Now().Add(x.post.BodyTime); late.Before(x.deadline) {
+			x.readUntil(late)
+		}
 	}
 	return &b.response
 }
@@ -494,9 +436,6 @@ func (x *exchange) abort() {
 func (x *exchange) release() {
 	if x.pushed != nil {
 		<-x.pushed
-	}
-	if x.source != nil {
-		_ = x.source.Close()
 	}
 	p := x.pool
 	x.in.Reset(nil)

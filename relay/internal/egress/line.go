@@ -24,9 +24,9 @@ type line struct {
 
 // place is where a line leads to: those of one place serve for each other.
 type place struct {
-	kept   *kept
-	secure bool
-	host   string // as the URL has it
+	kept    *kept
+	secure  bool
+	address string
 }
 
 func newLine(c net.Conn, at place) *line {

@@ -18,7 +18,7 @@ type Options struct {
 	TicketWait      time.Duration // how long a new connection waits for a session ticket; 0: 1 s
 	ContinueWait    time.Duration // how long a gated request waits for "100 Continue"; 0: 5 s
 	IdlePerHost     int           // connections kept idle per host and trust; 0: 64
-	Idle            int           // connections kept idle over all hosts and trusts; 0: 8192
+	Idle            int           // connections kept idle over all hosts and trusts, and as many of HTTP/2; 0: 8192
 	IdleConnTimeout time.Duration // 0: 90 s
 }
 
@@ -32,7 +32,8 @@ const (
 type Pool struct {
 	options   Options
 	shelf     shelf
-	exchanges sync.Pool // of *exchange
+	exchanges sync.Pool    // of *exchange
+	open      atomic.Int64 // connections of all transports
 
 	mu         sync.RWMutex // guards transports
 	transports map[[sha256.Size]byte]*kept
@@ -43,6 +44,7 @@ type kept struct {
 	dialer    *dialer
 	shelf     *shelf
 	transport *http.Transport // only where HTTP/2 may be spoken
+	open      atomic.Int64    // connections of the transport
 	used      atomic.Int64    // unix nanoseconds
 	retired   bool            // guarded by the shelf's mutex
 }
@@ -156,7 +158,7 @@ func (p *Pool) newKept(to *Prepared) *kept {
 	}
 	made := &kept{dialer: d, shelf: &p.shelf}
 	if to.trust.HTTP2 {
-		made.transport = p.newTransport(d)
+		made.transport = p.newTransport(made)
 	}
 	return made
 }

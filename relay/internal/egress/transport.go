@@ -1,9 +1,11 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
@@ -22,15 +24,15 @@ const maxBodies = 3
 
 var errRepeats = fmt.Errorf("egress: request not taken on any of %d connections: %w", maxBodies, io.EOF)
 
-// newTransport is net/http's transport, used below http.Client, so that nothing follows redirects, keeps cookies or
+// newTransport is net/http's transport for one kept, used below http.Client, so that nothing follows redirects, keeps cookies or
 // turns the URL's user into a header. It uses no proxy, because Proxy is nil.
-func (p *Pool) newTransport(d *dialer) *http.Transport {
+func (p *Pool) newTransport(k *kept) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Transport{
-		DialContext:            d.dialPlain,
-		DialTLSContext:         d.dialTLS,
+		DialContext:            p.counted(k, k.dialer.dialPlain),
+		DialTLSContext:         p.counted(k, k.dialer.dialTLS),
 		Protocols:              protocols,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second},
 		MaxIdleConns:           p.options.Idle,
@@ -41,17 +43,56 @@ func (p *Pool) newTransport(d *dialer) *http.Transport {
 	}
 }
 
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// counted bounds what transports keep: each has a bound of its own for what is idle, and there is one for each trust. Where
+// there are more connections than may be idle, those of the trust that was used longest ago have to go.
+func (p *Pool) counted(k *kept, open dial) dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := open(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		k.open.Add(1)
+		connOf(c).closed = func() {
+			k.open.Add(-1)
+			p.open.Add(-1)
+		}
+		if p.open.Add(1) > int64(p.options.Idle) {
+			if unused := p.leastUsed(k); unused != nil {
+				unused.transport.CloseIdleConnections()
+			}
+		}
+		return c, nil
+	}
+}
+
+// leastUsed is what was used longest ago of all that have connections of a transport, but for one.
+func (p *Pool) leastUsed(but *kept) (found *kept) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, k := range p.transports {
+		if k != but && k.open.Load() > 0 && (found == nil || k.used.Load() < found.used.Load()) {
+			found = k
+		}
+	}
+	return found
+}
+
 // overTransport makes the request through net/http. It repeats by itself only where nothing was written, or where it takes
 // the method or an Idempotency-Key header to mean that it may; that header is hidden from it.
-func (p *Pool) overTransport(req *http.Request, kept *kept) (*Response, Facts, error) {
-	ctx, cancel := context.WithTimeout(req.Context(), p.options.AttemptTimeout)
+func (p *Pool) overTransport(ctx context.Context, r *Post, kept *kept) (*Response, Facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout(r))
 	for dead := 0; ; dead++ {
-		a := &attempt{ctx: ctx, cancel: cancel, hasBody: hasBody(req)}
-		resp, err := a.run(kept.transport, req)
+		a := &attempt{ctx: ctx, cancel: cancel, hasBody: len(r.Body) > 0}
+		resp, err := a.run(kept.transport, r)
 		if err == nil {
+			body := &transportBody{ReadCloser: resp.Body, attempt: a}
+			if r.BodyTime > 0 && resp.ContentLength != 0 {
+				body.late = time.AfterFunc(r.BodyTime, a.hurry)
+			}
 			return &Response{
-				StatusCode: resp.StatusCode, RetryAfter: resp.Header.Get("Retry-After"), ContentLength: resp.ContentLength,
-				Body: &transportBody{ReadCloser: resp.Body, attempt: a},
+				StatusCode: resp.StatusCode, RetryAfter: resp.Header.Get("Retry-After"), ContentLength: resp.ContentLength, Body: body,
 			}, a.facts(nil), nil
 		}
 		if dead < maxDead && a.harmless() {
@@ -69,33 +110,40 @@ type attempt struct {
 	cancel  context.CancelFunc
 	hasBody bool
 
-	mu       sync.Mutex
-	progress progress // guarded by mu
+	mu       sync.Mutex // guards all below
+	progress progress
+	hurried  bool // the time for the response's body is over
 }
 
-func (a *attempt) run(transport *http.Transport, req *http.Request) (*http.Response, error) {
-	out := req.WithContext(httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
+func (a *attempt) run(transport *http.Transport, r *Post) (*http.Response, error) {
+	out := (&http.Request{
+		Method: http.MethodPost, URL: r.Target.url, Host: r.Target.url.Host, Header: outgoing(r.Header),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
 		GotConn:              a.got,
 		WroteHeaders:         a.begun,
 		WroteRequest:         a.written,
 		GotFirstResponseByte: a.first,
 	}))
-	out.Header = outgoing(req.Header)
 	if a.hasBody {
 		bodies := 0
+		out.ContentLength = int64(len(r.Body))
 		out.GetBody = func() (io.ReadCloser, error) {
 			if bodies++; bodies > maxBodies {
 				return nil, errRepeats
 			}
-			return req.GetBody()
+			return io.NopCloser(bytes.NewReader(r.Body)), nil
 		}
-		body, err := out.GetBody()
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
-		}
-		out.Body = body
+		out.Body, _ = out.GetBody()
 	}
 	return transport.RoundTrip(out)
+}
+
+func (a *attempt) hurry() {
+	a.mu.Lock()
+	a.hurried = true
+	a.mu.Unlock()
+	a.cancel()
 }
 
 // outgoing copies the headers, with the two that make net/http repeat a POST of its own accord under a spelling that it
@@ -166,21 +214,35 @@ func (a *attempt) facts(failure *Error) Facts {
 	return a.progress.facts(failure)
 }
 
+// ended is why the request has to end.
+func (a *attempt) ended() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.hurried {
+		return context.DeadlineExceeded
+	}
+	return a.ctx.Err()
+}
+
 // transportBody gives the errors of reading the body their reasons, and ends the request when it is closed.
 type transportBody struct {
 	io.ReadCloser
 	attempt *attempt
+	late    *time.Timer // nil: no bound of its own
 }
 
 func (b *transportBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		err = explainBody(err, b.attempt.ctx.Err())
+		err = explainBody(err, b.attempt.ended())
 	}
 	return n, err
 }
 
 func (b *transportBody) Close() error {
+	if b.late != nil {
+		b.late.Stop()
+	}
 	err := b.ReadCloser.Close()
 	b.attempt.cancel()
 	return err
