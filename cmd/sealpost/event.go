@@ -15,8 +15,8 @@ import (
 )
 
 func newEvent(conn *connection) *cobra.Command {
-	cmd := group("event", "See what was published", "  sealpost event show evt_1 --tenant acme")
-	cmd.AddCommand(newEventShow(conn))
+	cmd := group("event", "See what was published, and erase what a person asks to have forgotten", "  sealpost event show evt_1 --tenant acme")
+	cmd.AddCommand(newEventShow(conn), newEventErase(conn))
 	return cmd
 }
 

@@ -22,7 +22,6 @@ import (
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
-	"github.com/sealpost/sealpost/relay/internal/alert"
 	"github.com/sealpost/sealpost/relay/internal/api"
 	"github.com/sealpost/sealpost/relay/internal/audit"
 	"github.com/sealpost/sealpost/relay/internal/control"
@@ -68,7 +67,6 @@ type App struct {
 	courier    *courier.Courier
 	operations *operation.Keeper
 	control    *control.Control
-	alerts     *alert.Alerts
 	api        *api.Server
 	listeners  []listener
 
@@ -106,8 +104,8 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		{"view", a.openView},
 		{"courier", a.openCourier},
 		{"operations", a.openOperations},
+		{"restored erasures", a.resumeErasures},
 		{"control", a.openControl},
-		{"alerts", a.openAlerts},
 		{"development mode", a.settleDev},
 		{"listeners", a.listen},
 	} {
@@ -258,7 +256,7 @@ func (a *App) openControl(context.Context) (err error) {
 	a.control, err = control.New(control.Options{
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
 		Audit: audit.New(a.journal.Audit(), a.o.Clock), Ledger: a.view,
-		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub}, Operations: a.operations,
+		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub}, Operations: a.operations, Erasures: a.erasures,
 		Backup: a.backup, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
 	if err != nil {
@@ -301,8 +299,6 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 			group.Go(func() error { return p.Run(projecting) })
 		}
 		group.Go(func() error { return a.keepTrimmed(projecting) })
-		group.Go(func() error { return a.alerts.Run(projecting) })
-		group.Go(func() error { return a.watchSelf(projecting) })
 	}
 	for _, l := range a.listeners {
 		group.Go(l.serve)
@@ -370,7 +366,7 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 	for {
 		began := time.Now()
 		err := a.runPartition(ctx, partition.Options{
-			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend, Alerts: a.alerts,
+			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend,
 			Projected: a.projector[p].Position, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
 			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age, TrimEvery: a.o.Retention.TrimEvery,
 			StopGrace: a.o.StopGrace, Clock: a.o.Clock, Logger: a.log, Metrics: metrics,
@@ -385,7 +381,6 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 			return err
 		}
 		a.log.Error("partition stopped, will be owned again", "error", err)
-		a.alerts.Raise(alert.Notice{Kind: alert.PartitionFailing, Reason: fmt.Sprintf("PARTITION_%d", p), Fact: began.Format(time.RFC3339Nano), Time: a.o.Clock()})
 		if time.Since(began) > time.Minute {
 			wait.Reset()
 		}
@@ -404,14 +399,7 @@ func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reaso
 		return
 	}
 	ref := control.Ref{Tenant: ep.Tenant, ID: endpointID}
-	suspended, err := a.control.SuspendEndpoint(ctx, control.Relay(), ref, string(reason))
-	switch {
-	case err == nil:
-		a.alerts.Raise(alert.Notice{
-			Kind: alert.EndpointSuspended, Tenant: ep.Tenant, EndpointID: endpointID, Reason: string(reason),
-			Fact: fmt.Sprint(suspended.Revision), Time: a.o.Clock(),
-		})
-	case ctx.Err() == nil:
+	if _, err := a.control.SuspendEndpoint(ctx, control.Relay(), ref, string(reason)); err != nil && ctx.Err() == nil {
 		a.log.Error("endpoint not suspended", "endpoint", endpointID, "error", err)
 	}
 }
@@ -460,6 +448,9 @@ func (a *App) keepTrimmed(ctx context.Context) error {
 		}
 		if _, err := a.operations.Purge(ctx, operation.Replay, before); err != nil && ctx.Err() == nil {
 			a.log.Warn("ended replays not purged", "error", err)
+		}
+		if err := a.forgetErasures(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("tombstones of erased subjects not purged", "error", err)
 		}
 		// The owners cancelled what was open to them long before.
 		if _, err := a.registry.Purge(ctx, before); err != nil && ctx.Err() == nil {

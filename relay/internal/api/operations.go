@@ -83,6 +83,7 @@ func operationOf(op *control.Operation) *sealpostv1.Operation {
 			Examined: op.Progress.Examined, Done: op.Progress.Done, Skipped: op.Progress.Skipped, Fraction: op.Progress.Fraction,
 		},
 	}
+	out.SubjectDigest = op.Erased
 	if r := op.Replay; r != nil {
 		out.Replay = &sealpostv1.Replay{
 			Tenant: r.Tenant, EndpointId: r.EndpointID, EventTypes: r.EventTypes, After: stamp(r.After), Before: stamp(r.Before),

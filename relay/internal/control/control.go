@@ -23,6 +23,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/audit"
 	"github.com/sealpost/sealpost/relay/internal/egress"
+	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/filter"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/operation"
@@ -79,6 +80,7 @@ type Options struct {
 	Feed     Feed
 	// Operations are kept here, and run by the owners of their partitions.
 	Operations *operation.Keeper
+	Erasures   *erasure.Set
 	// Backup writes a copy of everything and returns facts of it for the record; nil where there is no such thing.
 	Backup func(ctx context.Context, to io.Writer) (map[string]string, error)
 	Guard  *egress.Guard
@@ -113,7 +115,7 @@ const refusalsPerSecond = 20
 // New is a door to the parts given.
 func New(o Options) (*Control, error) {
 	if o.Journal == nil || o.Registry == nil || o.Sealer == nil || o.Access == nil || o.Audit == nil || o.Ledger == nil ||
-		o.Owners == nil || o.Tester == nil || o.Feed == nil || o.Operations == nil || o.Guard == nil {
+		o.Owners == nil || o.Tester == nil || o.Feed == nil || o.Operations == nil || o.Erasures == nil || o.Guard == nil {
 		return nil, errors.New("control: a part is missing")
 	}
 	filters, err := filter.NewCompiler()

@@ -21,6 +21,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/audit"
 	"github.com/sealpost/sealpost/relay/internal/egress"
+	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/keys"
 	"github.com/sealpost/sealpost/relay/internal/operation"
@@ -212,6 +213,11 @@ func newWorld(t *testing.T, change ...func(*Options, *journal.Options)) *world {
 	o.Operations, err = operation.Open(ctx, kept, operation.Options{Partition: w.journal.Partition, Now: now, Logger: logger})
 	must()
 	t.Cleanup(o.Operations.Close)
+	tombstones, err := w.journal.Bucket(ctx, erasure.BucketName)
+	must()
+	o.Erasures, err = erasure.Open(ctx, tombstones, root, logger)
+	must()
+	t.Cleanup(o.Erasures.Close)
 	w.audits = &auditStream{Audit: w.journal.Audit()}
 	o.Audit = audit.New(w.audits, now)
 	w.Control, err = New(o)
@@ -369,6 +375,10 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 			return err
 		}},
 		{"CancelOperation", access.DeliveriesSteer, nil, func(c access.Caller) error { _, err := w.CancelOperation(ctx, c, "", replay.ID); return err }},
+		{"EraseSubject", access.EventsErase, isForbidden, func(c access.Caller) error {
+			_, err := w.EraseSubject(ctx, c, Erasure{Tenant: "acme", Subject: "contact/42", Reason: "ticket 7", RequestID: "same"})
+			return err
+		}},
 		{"ListDeliveries", access.DeliveriesRead, isForbidden, func(c access.Caller) error {
 			_, err := w.ListDeliveries(ctx, c, relay.DeliveryQuery{Tenant: "acme"})
 			return err

@@ -161,9 +161,6 @@ func (c *Control) checkEvent(who access.Caller, ev *relay.Event) error {
 	if strings.HasPrefix(ev.Type, reservedTypes) {
 		bad.Add("type", "must not begin with %s: these are the relay's own", reservedTypes)
 	}
-	if ev.Tenant == relay.ReservedTenant {
-		bad.Add("tenant", "%s is the relay's own: nobody publishes to it", relay.ReservedTenant)
-	}
 	switch most := c.MaxDataBytes; {
 	case len(ev.Data) == 0:
 		bad.Add("data", "is required: one JSON value")
@@ -323,6 +320,12 @@ func (c *Control) stored(ctx context.Context, status relay.EventStatus) (relay.E
 	}
 	if ev.Tenant != status.Tenant || ev.ID != status.ID {
 		return bare, nil // the view is of another journal: what is there is not what was asked for
+	}
+	if err := c.Erasures.Err(); err != nil {
+		return bare, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if c.Erasures.Snapshot().Covers(ev.Tenant, ev.Subject, ev.Seq) {
+		return bare, nil
 	}
 	return *ev, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/audit"
+	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/record"
 )
@@ -25,6 +26,7 @@ var ErrTooMany = operation.ErrTooMany
 type Operation struct {
 	operation.Operation
 	Replay *relay.Replay // of a replay
+	Erased string        // of an erasure: what stands for the subject
 }
 
 // ReplayDeliveries begins to send deliveries again, and answers once the operation that does is durable. A partner replays those to an
@@ -95,8 +97,13 @@ func replayFacts(r *relay.Replay, reason string) map[string]string {
 
 func shownOperation(op operation.Operation) Operation {
 	out := Operation{Operation: op}
-	if op.Kind == operation.Replay {
-		out.Replay, _ = record.DecodeReplay(op.Request) // one that cannot be read is shown without
+	switch op.Kind { // one that cannot be read is shown without
+	case operation.Replay:
+		out.Replay, _ = record.DecodeReplay(op.Request)
+	case operation.Erasure:
+		if subject, _, err := erasure.ParseBody(op.Request); err == nil {
+			out.Erased = subject.String()
+		}
 	}
 	return out
 }

@@ -66,7 +66,7 @@ type work struct {
 // Run is part of operation.Runner.
 func (r *Runner) Run(ctx context.Context, job *operation.Job) error {
 	op := job.Operation()
-	subject, err := ParseBody(op.Request)
+	subject, again, err := ParseBody(op.Request)
 	if err != nil {
 		return &operation.Failure{Reason: err.Error()}
 	}
@@ -75,7 +75,7 @@ func (r *Runner) Run(ctx context.Context, job *operation.Job) error {
 		return &operation.Failure{Reason: err.Error()}
 	}
 	w := &work{Runner: r, job: job, id: op.ID, tenant: op.Tenant, partition: r.Journal.Partition(op.Tenant), progress: op.Progress}
-	if err := w.bury(ctx, subject); err != nil {
+	if err := w.bury(ctx, subject, again); err != nil {
 		return err
 	}
 	if err := w.endOpen(ctx, nil); err != nil {
@@ -93,8 +93,8 @@ func (r *Runner) Run(ctx context.Context, job *operation.Job) error {
 	return r.Record(ctx, job.Operation(), subject)
 }
 
-// bury sets the tombstone, unless an earlier run did.
-func (w *work) bury(ctx context.Context, subject Digest) error {
+// bury sets the tombstone, unless an earlier run did. again leaves it where it is.
+func (w *work) bury(ctx context.Context, subject Digest, again bool) error {
 	was, err := w.Set.Get(ctx, w.tenant, subject)
 	switch {
 	case err == nil && was.Operation == w.id:
@@ -104,9 +104,11 @@ func (w *work) bury(ctx context.Context, subject Digest) error {
 		return err
 	}
 	// What is not durable yet was not answered for either, and its sequence may yet become another event's.
-	last, err := w.Journal.Events(w.partition).Synced(ctx)
-	if err != nil {
-		return err
+	last := was.Seq
+	if !again {
+		if last, err = w.Journal.Events(w.partition).Synced(ctx); err != nil {
+			return err
+		}
 	}
 	w.grave = Tombstone{
 		Tenant: w.tenant, Subject: subject, Seq: max(was.Seq, last), Time: w.Now().UTC(), Operation: w.id, revision: was.revision,

@@ -116,12 +116,15 @@ func decode(key string, b []byte) (Tombstone, error) {
 // Body is the request of an operation that erases a subject: its digest, and nothing more.
 func (d Digest) Body() []byte { return d[:] }
 
-// ParseBody reads what Body wrote.
-func ParseBody(b []byte) (Digest, error) {
-	if len(b) != len(Digest{}) {
-		return Digest{}, fmt.Errorf("the request of an erasure has %d bytes, not %d", len(b), len(Digest{}))
+// Body is the request of an operation that erases once more what a tombstone speaks of, and nothing later.
+func (t *Tombstone) Body() []byte { return binary.BigEndian.AppendUint64(t.Subject.Body(), t.Seq) }
+
+// ParseBody reads the subject of an operation's request, and whether it is for what the subject's tombstone speaks of already.
+func ParseBody(b []byte) (d Digest, again bool, err error) {
+	if len(b) != len(d) && len(b) != len(d)+8 {
+		return d, false, fmt.Errorf("the request of an erasure has %d bytes", len(b))
 	}
-	return Digest(b), nil
+	return Digest(b[:len(d)]), len(b) > len(d), nil
 }
 
 // cursor is where an erasure goes on: the first sequence of EVENTS that it has not dealt with.
