@@ -134,7 +134,7 @@ func TestParkedMemory(t *testing.T) {
 	before := inUse()
 	s := parked(n)
 	each := float64(inUse()-before) / n
-	if said := float64(s.Bytes()) / n; said < 16 || said > each {
+	if said := float64(s.Bytes()) / n; said < 12 || said > each {
 		t.Errorf("the state says that they take %.2f bytes each, of %.2f", said, each)
 	}
 	t.Logf("%.2f bytes a parked delivery", each)

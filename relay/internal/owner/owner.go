@@ -65,6 +65,7 @@ type State struct {
 type endpoint struct {
 	open  index
 	count [Busy + 1]int // entries by status
+	fresh int           // of those that are Ready: not recorded yet
 }
 
 // New is the state of a partition whose logs begin after the given EVENTS sequence: 0 for new ones.
@@ -319,11 +320,12 @@ func (s *State) Each(endpointID string, yield func(Entry) bool) {
 	ep.open.ascend(0, func(e *entry) bool { return yield(s.export(Key{e.seq, endpointID}, *e)) })
 }
 
-// EachReady calls yield with each endpoint that has Ready deliveries, in no order. The state must not be changed meanwhile.
-func (s *State) EachReady(yield func(endpointID string)) {
+// EachReady calls yield with each endpoint that has Ready deliveries, in no order, and how many of them are its backlog: those that
+// an outcome says are open. The state must not be changed meanwhile.
+func (s *State) EachReady(yield func(endpointID string, backlog int)) {
 	for id, ep := range s.endpoints {
-		if ep.count[Ready] > 0 {
-			yield(id)
+		if n := ep.count[Ready]; n > 0 {
+			yield(id, n-ep.fresh)
 		}
 	}
 }
@@ -361,9 +363,17 @@ func (s *State) put(k Key, e entry) {
 	}
 	old, replaced := ep.open.put(e)
 	if replaced {
-		ep.count[old.status()]--
+		ep.tell(&old, -1)
 	}
-	ep.count[e.status()]++
+	ep.tell(&e, 1)
+}
+
+// tell counts an entry that comes or goes.
+func (ep *endpoint) tell(e *entry, n int) {
+	ep.count[e.status()] += n
+	if e.status() == Ready && e.flags&flagUnrecorded != 0 {
+		ep.fresh += n
+	}
 }
 
 // wait sets the time at which a Waiting delivery becomes Ready.
@@ -380,7 +390,7 @@ func (s *State) remove(k Key) {
 		return
 	}
 	if old, ok := ep.open.remove(k.Seq); ok {
-		ep.count[old.status()]--
+		ep.tell(&old, -1)
 	}
 	if ep.open.len() == 0 {
 		delete(s.endpoints, k.Endpoint)

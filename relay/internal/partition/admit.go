@@ -117,6 +117,7 @@ func (l *loop) offer(t *task, now time.Time) bool {
 		return false
 	}
 	l.live[t.key] = t
+	l.draining.enter(t)
 	return true
 }
 
@@ -178,7 +179,7 @@ func (l *loop) giveBack(t *task, reason relay.Reason) error {
 	if t.cancelled != relay.ReasonNone {
 		return l.conclude(t, relay.Cancelled, t.cancelled, nil)
 	}
-	delete(l.live, t.key)
+	l.leave(t)
 	if !t.first {
 		l.state.SetBusy(t.key, false)
 		return nil

@@ -116,13 +116,7 @@ func (l *loop) nextSweep(now time.Time) []fetchItem {
 	if l.lanes.Full() {
 		return nil
 	}
-	var wants []owner.Want
-	l.state.EachReady(func(id string) {
-		if room := l.lanes.Room(id, now); room > 0 {
-			ep := l.snapshot.Endpoint(id)
-			wants = append(wants, owner.Want{Endpoint: id, Room: room, Ordered: ep != nil && ep.Ordered})
-		}
-	})
+	wants := l.wants(now)
 	if len(wants) == 0 {
 		return nil
 	}
@@ -328,6 +322,7 @@ func (l *loop) placeSend(f fetched) error {
 	d := r.Delivery
 	d.Attempts, d.Deadline, d.Progress = e.Attempts, e.Deadline, e.Progress
 	t := newTask(d, r.Endpoint, f.event.Subject, r.Redacted, !e.Recorded)
+	t.backlog = e.Recorded
 	if current := l.snapshot.Endpoint(e.Endpoint); current != nil && current.Revision != r.Endpoint.Revision {
 		return l.giveBack(t, relay.ReasonEndpointChanged) // only one version of it decides
 	}

@@ -121,7 +121,7 @@ func (l *loop) conclude(t *task, state relay.DeliveryState, reason relay.Reason,
 }
 
 func (l *loop) close(t *task, o *relay.Outcome) error {
-	delete(l.live, t.key)
+	l.leave(t)
 	if err := l.record(o, t.first, false); err != nil {
 		return err
 	}
@@ -136,8 +136,17 @@ func (l *loop) close(t *task, o *relay.Outcome) error {
 	return nil
 }
 
+// leave takes a task out of those that are in a lane or in flight, if it is among them.
+func (l *loop) leave(t *task) {
+	if l.live[t.key] == t {
+		delete(l.live, t.key)
+		l.draining.leave(t)
+	}
+}
+
 // land takes a task out of those in flight.
 func (l *loop) land(t *task) {
+	l.draining.land(t)
 	last := len(l.flying) - 1
 	l.flying[t.slot] = l.flying[last]
 	l.flying[t.slot].slot = t.slot

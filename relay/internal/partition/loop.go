@@ -45,9 +45,10 @@ type loop struct {
 	forgot     time.Time               // when tallies were last let go of
 	told       map[[2]string]time.Time // when the log last said so, by endpoint and reason
 	overtaken  overtaken               // safe
-	urgent     []fetchItem             // to be fetched before any sweep
-	reopening  map[owner.Key]struct{}  // settled deliveries among them, that a caller wants sent again
-	replays    replays                 // see reopen.go
+	draining   drain
+	urgent     []fetchItem            // to be fetched before any sweep
+	reopening  map[owner.Key]struct{} // settled deliveries among them, that a caller wants sent again
+	replays    replays                // see reopen.go
 	fetching   bool
 	unreadable time.Time // until then nothing is fetched: something could not be read
 	hungry     bool      // something parked may have room now
@@ -231,6 +232,7 @@ func (l *loop) dispatch(now time.Time) error {
 		t.ticket, t.started = ticket, now
 		t.ctx, t.cancel = context.WithCancel(l.work)
 		t.slot = len(l.flying)
+		l.draining.takeOff(t, now)
 		l.flying = append(l.flying, t)
 		if len(l.flying) > l.workers {
 			l.workers++

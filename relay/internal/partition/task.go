@@ -19,6 +19,7 @@ type task struct {
 	progress relay.Progress
 	redacted int
 	first    bool // no outcome of it was recorded yet
+	backlog  bool // it was parked, or failed, before
 
 	subject   string             // of the event, as it was published: it may be erased
 	cancelled relay.Reason       // why it ends when it can: a caller asked for it, or it was erased
