@@ -165,7 +165,10 @@ const restoreHelp = `Make a data folder of what 'sealpost backup' wrote.
 The folder must not be there, or be empty. It appears when it is whole and on the disk; an archive that is damaged or cut off makes
 nothing. 'sealpost serve' then goes on from the moment when the backup was begun: what was delivered since is sent again, under
 the same ids, and what was accepted since is not there. The server that was backed up must not run beside it. A view in Redis
-must be emptied before the start; it is rebuilt.`
+must be emptied before the start; it is rebuilt.
+
+Subjects that were erased since the backup are not erased in it. With --erasures and a later backup of the same server they are: nothing
+of them is sent, and the first start erases their events.`
 
 func newRestore() *cobra.Command {
 	cmd := &cobra.Command{
@@ -174,6 +177,7 @@ func newRestore() *cobra.Command {
 	}
 	from := cmd.Flags().String("from", "", "file that backup wrote; - is standard input")
 	data := cmd.Flags().String("data", "", "folder to make")
+	erasures := cmd.Flags().String("erasures", "", "a later backup: what was erased until then is erased in what is restored too")
 	identity := cmd.Flags().String("age-identity", "", "file with the age identity that it was encrypted to")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *from == "" || *data == "" {
@@ -196,7 +200,18 @@ func newRestore() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return restore(cmd.Context(), cmd.OutOrStdout(), app.RestoreOptions{Data: *data, From: in, Version: buildVersion(), Logger: log})
+		o := app.RestoreOptions{Data: *data, From: in, Version: buildVersion(), Logger: log}
+		if *erasures != "" {
+			f, err := os.Open(*erasures)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if o.Erasures, err = opened(f, *identity); err != nil {
+				return err
+			}
+		}
+		return restore(cmd.Context(), cmd.OutOrStdout(), o)
 	}
 	return cmd
 }
@@ -212,6 +227,9 @@ func restore(ctx context.Context, out io.Writer, o app.RestoreOptions) error {
 	}
 	slices.Sort(partitions)
 	fmt.Fprintf(out, "restored %s: %s\n", o.Data, dash(strings.Join(partitions, ", ")))
+	if made.Erasures > 0 {
+		fmt.Fprintf(out, "%d subjects will be erased at the first start\n", made.Erasures)
+	}
 	return nil
 }
 

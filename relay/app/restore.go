@@ -23,9 +23,11 @@ type RestoreOptions struct {
 	// Data is the folder to make; it must not be there, or be empty.
 	Data string
 	// From is an archive as Backup wrote it.
-	From    io.Reader
-	Version string       // this build's
-	Logger  *slog.Logger // default discards
+	From io.Reader
+	// Erasures is a later archive of the same relay, or nil: what was erased until then is erased here too.
+	Erasures io.Reader
+	Version  string       // this build's
+	Logger   *slog.Logger // default discards
 	// Fsync is for tests of disks that fail; default (*os.File).Sync.
 	Fsync func(*os.File) error
 }
@@ -34,6 +36,7 @@ type RestoreOptions struct {
 type Restored struct {
 	WrittenBy string
 	Events    map[int]uint64 // by partition: the sequence of the last
+	Erasures  int            // subjects that the first start begins to erase
 }
 
 // ErrNotEmpty is for a folder that holds something already.
@@ -237,6 +240,14 @@ func (b *builder) finish() error {
 			return fmt.Errorf("checkpoint of partition %d: %w", p, err)
 		}
 	}
+	if b.o.Erasures == nil {
+		return nil
+	}
+	n, err := carryErasures(b.ctx, b.o.Erasures, b.journal, b.o.Logger)
+	if err != nil {
+		return fmt.Errorf("erasures: %w", err)
+	}
+	b.restored.Erasures = n
 	return nil
 }
 

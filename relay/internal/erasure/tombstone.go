@@ -10,7 +10,7 @@
 // no record of its events in EVENTS, no answer of a receiver to them in OUTCOMES or the view, and no digest of what
 // was sent; and that it comes to that end over kill -9 at any moment. Ids, types and times of the events stay, in OUTCOMES
 // and the view, as long as retention says. What it cannot reach is said where it happens: [journal.Log.SecureDelete] for the disk's freed blocks and a
-// cluster's Raft logs, relay.Ledger for the view, backups (see [Copy]), and events that had been trimmed before: of them there
+// cluster's Raft logs, relay.Ledger for the view, backups (see [Carry]), and events that had been trimmed before: of them there
 // are outcomes without a subject, until their retention ends. It trusts the journal, and who holds the root key.
 package erasure
 
