@@ -244,7 +244,11 @@ func (a *App) openCourier(context.Context) error {
 	if a.o.Dev {
 		a.guard.Allow = append(a.guard.Allow, loopback...)
 	}
-	pool := egress.NewPool(egress.Options{Guard: *a.guard})
+	options := egress.Options{Guard: *a.guard}
+	if a.o.Egress.NameServer != "" {
+		options.Resolver = egress.NameServer(a.o.Egress.NameServer)
+	}
+	pool := egress.NewPool(options)
 	a.onClose("connections", func(context.Context) error { pool.Close(); return nil })
 	a.courier, err = courier.New(courier.Options{
 		Pool: pool, ClientCertificates: certs.of, PlainHTTP: a.o.Dev, Version: a.o.Version, Clock: a.o.Clock, Logger: a.log,

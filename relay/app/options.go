@@ -115,6 +115,8 @@ type Egress struct {
 	Allow []netip.Prefix `yaml:"allow"`
 	// Ports restricts the ports that may be dialled; default any.
 	Ports []uint16 `yaml:"ports"`
+	// NameServer, IP:port, is asked for the addresses of receivers. Default: the system's.
+	NameServer string `yaml:"nameServer"`
 }
 
 // Delivery bounds the lanes.
@@ -209,6 +211,9 @@ func (o *Options) check() error {
 	}
 	if o.Retention.Backups < 0 {
 		return fmt.Errorf("retention.backups: must not be negative")
+	}
+	if _, err := netip.ParseAddrPort(o.Egress.NameServer); err != nil && o.Egress.NameServer != "" {
+		return fmt.Errorf("egress.nameServer: %q is not IP:port", o.Egress.NameServer)
 	}
 	if (o.TLS.Cert == "") != (o.TLS.Key == "") {
 		return errors.New("tls: cert and key go together")

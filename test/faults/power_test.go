@@ -3,17 +3,13 @@ package faults_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -397,7 +393,7 @@ func powerLossAtFirstStart(t *testing.T) {
 func TestPowerLossWithoutSync(t *testing.T) { onPowered(t, powerLossWithoutSync) }
 
 func powerLossWithoutSync(t *testing.T) {
-	w := newPowered(t, broken(t, "relay/internal/journal/accept.go", "err := e.disk.sync()", "var err error"), nil)
+	w := newPowered(t, broken(t, defect{"relay/internal/journal/accept.go", "err := e.disk.sync()", "var err error"}), nil)
 	if err := w.start(); err != nil {
 		t.Fatal(err)
 	}
@@ -426,34 +422,4 @@ func powerLossWithoutSync(t *testing.T) {
 	if len(gone) == 0 {
 		t.Error("nothing was lost: these tests cannot fail")
 	}
-}
-
-// broken builds a sealpost of which one line is another.
-func broken(t *testing.T, file, line, instead string) string {
-	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := os.ReadFile(filepath.Join(root, file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Count(string(source), line) != 1 {
-		t.Fatalf("%s does not have %q once: what is to be broken there now?", file, line)
-	}
-	dir := t.TempDir()
-	changed, overlay := filepath.Join(dir, "changed.go"), filepath.Join(dir, "overlay.json")
-	table, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, file): changed}})
-	err = errors.Join(err, os.WriteFile(changed, []byte(strings.Replace(string(source), line, instead, 1)), 0o600), os.WriteFile(overlay, table, 0o600))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := filepath.Join(dir, "sealpost")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-o", out, "./cmd/sealpost")
-	cmd.Dir = root
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, said)
-	}
-	return out
 }

@@ -37,6 +37,17 @@ func (s *systemResolver) LookupNetIP(ctx context.Context, network, host string) 
 	return s.resolver.LookupNetIP(ctx, network, name+".")
 }
 
+// NameServer is a Resolver that asks the one server at an address, host:port, in place of the system's.
+func NameServer(address string) Resolver {
+	s := &systemResolver{}
+	s.resolver.PreferGo = true
+	s.resolver.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	return s
+}
+
 const (
 	maxTried     = 8 // addresses of one name that are tried; all are checked
 	minimumSlice = time.Second
