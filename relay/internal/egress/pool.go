@@ -18,7 +18,7 @@ type Options struct {
 	TicketWait      time.Duration // how long a new connection waits for a session ticket; 0: 1 s
 	ContinueWait    time.Duration // how long a gated request waits for "100 Continue"; 0: 5 s
 	IdlePerHost     int           // connections kept idle per host and trust; 0: 64
-	Idle            int           // connections kept idle over all hosts and trusts, and as many of HTTP/2; 0: 8192
+	Idle            int           // connections kept idle over all hosts and trusts, and as many of HTTP/2; 0: 16384
 	IdleConnTimeout time.Duration // 0: 90 s
 }
 
@@ -85,7 +85,7 @@ func NewPool(options Options) *Pool {
 		options.IdlePerHost = 64
 	}
 	if options.Idle <= 0 {
-		options.Idle = 8192
+		options.Idle = 16 << 10
 	}
 	return &Pool{
 		options:    options,
