@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -111,10 +113,17 @@ func (v *view) Delivery(_ context.Context, tenant, id string) (relay.DeliverySta
 }
 
 func (v *view) Deliveries(_ context.Context, q relay.DeliveryQuery) (page relay.DeliveryPage, err error) {
+	from := 0
 	if q.PageToken != "" {
-		return page, relay.ErrPageToken
+		if from, err = strconv.Atoi(q.PageToken); err != nil {
+			return page, relay.ErrPageToken
+		}
 	}
-	for _, d := range v.deliveries {
+	for i, d := range v.deliveries[from:] {
+		if q.PageSize > 0 && i == q.PageSize {
+			page.NextPageToken = strconv.Itoa(from + i)
+			break
+		}
 		if q.AllTenants || d.Tenant == q.Tenant {
 			page.Deliveries = append(page.Deliveries, d)
 		}
@@ -474,6 +483,43 @@ func TestPartnersSeeTheirOwn(t *testing.T) {
 	err = w.WatchDeliveries(ctx, ann, relay.DeliveryQuery{}, func(*relay.Outcome) error { return nil })
 	if !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("watching on after revocation: %v", err)
+	}
+}
+
+// A partner's pages are full although most deliveries of its tenant are others'.
+func TestPartnersPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ann, eve := w.caller("ann", access.Partner, "acme"), w.caller("eve", access.Partner, "acme")
+	mine, hers := w.active(ann), w.active(eve)
+	for i := range 70 {
+		d := relay.DeliveryStatus{ID: fmt.Sprint("dlv_", i), Tenant: "acme", EndpointID: hers.ID}
+		if i%7 == 3 {
+			d.EndpointID = mine.ID
+		}
+		w.view.deliveries = append(w.view.deliveries, d)
+	}
+	q, sizes, seen := relay.DeliveryQuery{PageSize: 4}, []int{}, map[string]bool{}
+	for {
+		page, err := w.ListDeliveries(t.Context(), ann, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, len(page.Deliveries))
+		for _, d := range page.Deliveries {
+			seen[d.ID] = true
+		}
+		if q.PageToken = page.NextPageToken; q.PageToken == "" {
+			break
+		}
+	}
+	if !slices.Equal(sizes, []int{4, 4, 2}) || len(seen) != 10 {
+		t.Errorf("pages of %v, %d deliveries", sizes, len(seen))
+	}
+	// Where there are none of its own, a page costs no more than so many looks.
+	w.view.deliveries = slices.Repeat([]relay.DeliveryStatus{{ID: "dlv_x", Tenant: "acme", EndpointID: hers.ID}}, 1000)
+	if page, err := w.ListDeliveries(t.Context(), ann, relay.DeliveryQuery{PageSize: 4}); err != nil || page.NextPageToken != fmt.Sprint(4*lookedThrough) {
+		t.Errorf("%+v, %v", page, err)
 	}
 }
 
