@@ -154,6 +154,8 @@ func formOf(t reflect.Type) string {
 		return "a CIDR such as 10.0.0.0/8"
 	case t.Kind() == reflect.Slice:
 		return "a list, each " + formOf(t.Elem())
+	case t.Kind() == reflect.Map:
+		return "a mapping of names to values with the right keys"
 	case t.Kind() == reflect.Bool:
 		return "true or false"
 	case t.Kind() == reflect.String:

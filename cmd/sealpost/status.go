@@ -79,6 +79,7 @@ type serverParts struct {
 	Journal string `json:"journal"`
 	Audit   string `json:"audit"`
 	View    string `json:"view"`
+	Quotas  string `json:"quotas"`
 }
 
 // maxStatusEndpoints bounds how many endpoints are counted.
@@ -182,6 +183,7 @@ func (s *serverStatus) show(out io.Writer, asJSON bool) error {
 		row(w, "journal", p.Journal)
 		row(w, "audit", p.Audit)
 		row(w, "view", p.View)
+		row(w, "quotas", p.Quotas)
 	}
 	counts(w, "endpoints", s.Endpoints)
 	if s.Parts != nil {

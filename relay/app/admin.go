@@ -50,6 +50,8 @@ type Readiness struct {
 	Audit string `json:"audit"`
 	// View may be degraded: deliveries go on, and lists and look-ups fail.
 	View string `json:"view"`
+	// Quotas may be degraded: this process holds publish quotas by its own part, not together with others.
+	Quotas string `json:"quotas"`
 }
 
 // readinessWithin bounds how long a part may take to say that it is well.
@@ -62,7 +64,7 @@ const auditNearlyFull = 0.8
 func (a *App) Readiness(ctx context.Context) Readiness {
 	ctx, cancel := context.WithTimeout(ctx, readinessWithin)
 	defer cancel()
-	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", Registry: "ok", Audit: "ok", View: "ok"}
+	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", Registry: "ok", Audit: "ok", View: "ok", Quotas: "ok"}
 	switch st := a.journal.Status(ctx); {
 	case st.Failure != nil:
 		r.Ready, r.Journal = false, "failed: nothing is accepted any more; see the log"
@@ -84,6 +86,9 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 	}
 	if err := a.view.Ping(ctx); err != nil {
 		r.View = "degraded: cannot be reached"
+	}
+	if a.quotas.Degraded() {
+		r.Quotas = "degraded: the counter in Redis cannot be reached; this process goes by its own part of each publish quota"
 	}
 	return r
 }

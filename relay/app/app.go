@@ -36,6 +36,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/partition"
 	"github.com/sealpost/sealpost/relay/internal/pki"
+	"github.com/sealpost/sealpost/relay/internal/quota"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 	"github.com/sealpost/sealpost/relay/internal/retry"
 )
@@ -62,6 +63,7 @@ type App struct {
 	erasures   *erasure.Set
 	access     *access.Keeper
 	view       relay.Ledger
+	quotas     *quota.Publish // nil: none
 	hub        *ledger.Hub
 	projector  []*ledger.Projector
 	courier    *courier.Courier
@@ -105,6 +107,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		{"courier", a.openCourier},
 		{"operations", a.openOperations},
 		{"restored erasures", a.resumeErasures},
+		{"publish quotas", a.openQuotas},
 		{"control", a.openControl},
 		{"development mode", a.settleDev},
 		{"listeners", a.listen},
@@ -256,12 +259,21 @@ func (a *App) openCourier(context.Context) error {
 	return err
 }
 
+// openQuotas makes the publish quotas, over all processes where the view is one that they share.
+func (a *App) openQuotas(context.Context) (err error) {
+	o := a.o.quotas()
+	o.Shared, _ = a.view.(quota.Shared)
+	o.Now, o.Logger, o.Registerer = a.o.Clock, a.log, a.metrics
+	a.quotas, err = quota.New(o)
+	return err
+}
+
 func (a *App) openControl(context.Context) (err error) {
 	a.control, err = control.New(control.Options{
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
 		Audit: audit.New(a.journal.Audit(), a.o.Clock), Ledger: a.view,
 		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub}, Operations: a.operations, Erasures: a.erasures,
-		Backup: a.backup, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
+		Backup: a.backup, Quotas: a.quotas, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
 	if err != nil {
 		return err

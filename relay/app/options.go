@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/quota"
 	"github.com/sealpost/sealpost/relay/internal/retry"
 )
 
@@ -46,6 +47,7 @@ type Options struct {
 	Role string `yaml:"role"`
 
 	Egress     Egress     `yaml:"egress"`
+	Limits     Limits     `yaml:"limits"`
 	Delivery   Delivery   `yaml:"delivery"`
 	Retention  Retention  `yaml:"retention"`
 	ClientCert ClientCert `yaml:"clientCertificate"`
@@ -117,6 +119,31 @@ type Egress struct {
 	Ports []uint16 `yaml:"ports"`
 	// NameServer, IP:port, is asked for the addresses of receivers. Default: the system's.
 	NameServer string `yaml:"nameServer"`
+}
+
+// Limits bound what tenants may do.
+type Limits struct {
+	Publish PublishLimits `yaml:"publish"`
+}
+
+// PublishLimits are the publish quotas. Beyond its quota a tenant's events are refused, one by one, with the time to come again.
+type PublishLimits struct {
+	// EventsPerSecond and BytesPerSecond, of data, are for each tenant that Tenants does not name. Default no bound.
+	EventsPerSecond int64 `yaml:"eventsPerSecond"`
+	BytesPerSecond  int64 `yaml:"bytesPerSecond"`
+	// Tenants are quotas by tenant, in place of the ones above.
+	Tenants map[string]PublishLimit `yaml:"tenants"`
+	// Burst is for how long a quota can be saved up. Default 1s; the largest event always fits.
+	Burst time.Duration `yaml:"burst"`
+	// Processes is how many accept events. They hold the quotas together through Redis; while it cannot be reached, each goes by
+	// its own part. Default 1.
+	Processes int `yaml:"processes"`
+}
+
+// PublishLimit is one tenant's quota; 0 is no bound.
+type PublishLimit struct {
+	EventsPerSecond int64 `yaml:"eventsPerSecond"`
+	BytesPerSecond  int64 `yaml:"bytesPerSecond"`
 }
 
 // Delivery bounds the lanes.
@@ -215,6 +242,9 @@ func (o *Options) check() error {
 	if _, err := netip.ParseAddrPort(o.Egress.NameServer); err != nil && o.Egress.NameServer != "" {
 		return fmt.Errorf("egress.nameServer: %q is not IP:port", o.Egress.NameServer)
 	}
+	if err := o.quotas().Check(); err != nil {
+		return fmt.Errorf("limits.publish: %w", err)
+	}
 	if (o.TLS.Cert == "") != (o.TLS.Key == "") {
 		return errors.New("tls: cert and key go together")
 	}
@@ -262,5 +292,18 @@ func defaultTo[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {
 		*field = value
+	}
+}
+
+// quotas are the publish quotas as they were configured.
+func (o *Options) quotas() quota.Options {
+	p := o.Limits.Publish
+	tenants := make(map[string]quota.Limit, len(p.Tenants))
+	for name, l := range p.Tenants {
+		tenants[name] = quota.Limit(l)
+	}
+	return quota.Options{
+		Default: quota.Limit{EventsPerSecond: p.EventsPerSecond, BytesPerSecond: p.BytesPerSecond}, Tenants: tenants,
+		Burst: p.Burst, Processes: p.Processes, MaxEvent: int64(o.Journal.MaxEventBytes),
 	}
 }

@@ -31,6 +31,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/egress", ""},
 	{"relay/internal/filter", ""},
 	{"relay/internal/folder", ""},
+	{"relay/internal/quota", ""},
 	{"relay/internal/turn", ""},
 	{"relay/internal/journal", "relay/internal/turn"},
 	{"relay/internal/keys", ""},
@@ -56,12 +57,12 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/replay", "relay relay/internal/journal relay/internal/operation relay/internal/partition relay/internal/record relay/internal/registry"},
 	// The one door, and its faces.
 	{"relay/internal/control", "relay relay/internal/access relay/internal/audit relay/internal/egress relay/internal/erasure relay/internal/filter relay/internal/journal " +
-		"relay/internal/operation relay/internal/pki relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
+		"relay/internal/operation relay/internal/pki relay/internal/quota relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
 	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/operation relay/internal/redact relay/internal/registry"},
 	// The place that wires.
 	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
 		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
-		"relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route signer"},
+		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route signer"},
 	// The view knows the port that it implements, and no more.
 	{"store", "relay"},
 	{"store/redistest", ""},
@@ -87,6 +88,7 @@ var ours = []struct{ name, imports string }{
 var theirs = map[string]string{
 	"github.com/nats-io/":                    "relay/internal/journal",
 	"github.com/redis/go-redis/":             "store store/redistest cmd/sealpost",
+	"github.com/go-redis/redis_rate/":        "store",
 	"github.com/cockroachdb/pebble/":         "store",
 	"filippo.io/age":                         "cmd/sealpost",
 	"github.com/gofrs/flock":                 "relay/internal/folder",
@@ -94,7 +96,7 @@ var theirs = map[string]string{
 	"code.dny.dev/ssrf":                      "relay/internal/egress",
 	"github.com/go-json-experiment/json":     "cmd/sealpost cmd/sealpost/demo relay/chunk relay/internal/api relay/internal/filter relay/internal/redact",
 	"github.com/cenkalti/backoff/":           "relay/app relay/client relay/internal/ledger relay/internal/retry",
-	"github.com/prometheus/client_golang/":   "relay/app relay/internal/api relay/internal/ledger relay/internal/partition",
+	"github.com/prometheus/client_golang/":   "relay/app relay/internal/api relay/internal/ledger relay/internal/partition relay/internal/quota",
 	"github.com/spf13/":                      "cmd/sealpost",
 	"github.com/goccy/go-yaml":               "cmd/sealpost",
 	"github.com/grpc-ecosystem/grpc-gateway": "proto/sealpost/v1 relay/internal/api",

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func statusOf(err error) *status.Status {
 	case err == nil:
 		return nil
 	case errors.As(err, &busy):
-		return retryIn(status.New(codes.ResourceExhausted, "busy"), busy.RetryAfter)
+		return retryIn(status.New(codes.ResourceExhausted, cmp.Or(busy.Reason, "busy")), busy.RetryAfter)
 	case errors.As(err, &forbidden):
 		return status.New(codes.PermissionDenied, forbidden.Error())
 	case errors.As(err, &state):

@@ -27,6 +27,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/filter"
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/operation"
+	"github.com/sealpost/sealpost/relay/internal/quota"
 	"github.com/sealpost/sealpost/relay/internal/redact"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 )
@@ -84,6 +85,7 @@ type Options struct {
 	// Backup writes a copy of everything and returns facts of it for the record; nil where there is no such thing.
 	Backup func(ctx context.Context, to io.Writer) (map[string]string, error)
 	Guard  *egress.Guard
+	Quotas *quota.Publish // what tenants may publish; nil: no bound
 	// Dev makes endpoints active at once and allows http. EnterDev must have returned before the first call.
 	Dev bool
 	// MaxDataBytes bounds an event's data; default relay.DefaultMaxDataSize, and never more than the journal takes.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,10 +63,14 @@ func (e *StateError) Error() string {
 // BusyError is for what was refused for the moment; nothing of it was kept.
 type BusyError struct {
 	RetryAfter time.Duration
+	// Reason is what there is too much of; empty: the relay is behind.
+	Reason string
 }
 
-// Error names the time.
-func (e *BusyError) Error() string { return "busy, retry after " + e.RetryAfter.String() }
+// Error names the reason and the time.
+func (e *BusyError) Error() string {
+	return cmp.Or(e.Reason, "busy") + ", retry after " + e.RetryAfter.String()
+}
 
 // translated turns the errors of the packages below into the ones above. Those it does not know stay as they are.
 func translated(err error) error {

@@ -45,13 +45,19 @@ func (c *Control) PublishEvents(ctx context.Context, who access.Caller, events [
 		return nil, relay.Invalid{{Field: "events", Rule: fmt.Sprintf("must be at most %d", MaxBatch)}}
 	}
 	results := make([]PublishResult, len(events))
-	groups := make(map[int]*publishGroup) // by partition
+	entries := make([]journal.Entry, len(events))
+	sizes := make([]int, len(events))
 	for i := range events {
-		entry, partition, err := c.entry(who, events[i], &results[i])
-		if err != nil {
-			results[i].Err = err
+		entries[i], results[i].Err = c.entry(who, events[i], &results[i])
+		sizes[i] = len(events[i].Data)
+	}
+	c.holdQuotas(ctx, entries, sizes, results)
+	groups := make(map[int]*publishGroup) // by partition
+	for i, entry := range entries {
+		if results[i].Err != nil {
 			continue
 		}
+		partition := c.Journal.Partition(entry.Share)
 		g := groups[partition]
 		if g == nil {
 			g = &publishGroup{}
@@ -67,6 +73,32 @@ func (c *Control) PublishEvents(ctx context.Context, who access.Caller, events [
 type publishGroup struct {
 	entries []journal.Entry
 	places  []int
+}
+
+// overQuota is the reason of a refusal.
+const overQuota = "the tenant's publish quota is used up"
+
+// holdQuotas refuses what is beyond its tenant's publish quota: of each tenant's events the last ones.
+func (c *Control) holdQuotas(ctx context.Context, entries []journal.Entry, sizes []int, results []PublishResult) {
+	if c.Quotas == nil {
+		return
+	}
+	places := make(map[string][]int) // of what may be published otherwise, by tenant
+	for i := range entries {
+		if results[i].Err == nil {
+			places[entries[i].Share] = append(places[entries[i].Share], i)
+		}
+	}
+	for tenant, at := range places {
+		of := make([]int, len(at))
+		for n, i := range at {
+			of[n] = sizes[i]
+		}
+		may, again := c.Quotas.Take(ctx, tenant, of)
+		for _, i := range at[may:] {
+			results[i].Err = &BusyError{RetryAfter: again, Reason: overQuota}
+		}
+	}
 }
 
 func (c *Control) mayPublish(who access.Caller) error {
@@ -109,19 +141,19 @@ func (c *Control) accept(ctx context.Context, groups map[int]*publishGroup, resu
 }
 
 // entry checks an event and makes the journal's entry of it.
-func (c *Control) entry(who access.Caller, ev relay.Event, result *PublishResult) (journal.Entry, int, error) {
+func (c *Control) entry(who access.Caller, ev relay.Event, result *PublishResult) (journal.Entry, error) {
 	ev.Tenant = cmp.Or(ev.Tenant, who.Tenant)
 	digest := contentDigest(&ev) // of what was given, before the rest is filled in
 	c.complete(who, &ev)
 	result.ID = ev.ID
 	if err := c.checkEvent(who, &ev); err != nil {
-		return journal.Entry{}, 0, err
+		return journal.Entry{}, err
 	}
 	payload, err := record.EncodeEvent(make([]byte, 0, len(ev.Data)+len(ev.Subject)+256), &ev)
 	if err != nil {
-		return journal.Entry{}, 0, fmt.Errorf("encode event: %w", err)
+		return journal.Entry{}, fmt.Errorf("encode event: %w", err)
 	}
-	return journal.Entry{ID: dedupID(ev.Tenant, ev.ID), Share: ev.Tenant, Digest: digest, Payload: payload}, c.Journal.Partition(ev.Tenant), nil
+	return journal.Entry{ID: dedupID(ev.Tenant, ev.ID), Share: ev.Tenant, Digest: digest, Payload: payload}, nil
 }
 
 // dedupID joins tenant and event id: neither can hold a slash.
