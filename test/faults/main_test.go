@@ -7,7 +7,7 @@
 //	go test -v -run TestDiskFull ./test/faults
 //	go test -v -run TestPowerLoss ./test/faults          three tests; -rounds sets how often, they need /dev/fuse
 //	go test -v -run TestReadErrors ./test/faults
-//	go test -v -run TestRedis ./test/faults              five tests; -without sets for how long it is stopped
+//	go test -v -run "TestRedis|TestOutcomesFull" ./test/faults   six tests; -without sets for how long it is stopped
 //	go test -v -run TestClockSteps ./test/faults
 //	go test -v -run TestGracefulRestart ./test/faults
 package faults_test

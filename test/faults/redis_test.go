@@ -182,6 +182,41 @@ func TestRedisFull(t *testing.T) {
 	})
 }
 
+// TestOutcomesFull takes the view away until OUTCOMES, which is not trimmed of what the view does not have, is full: nothing is sent
+// then, events are accepted, and with the view back there is room again and everything arrives.
+func TestOutcomesFull(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	partner := newCounter()
+	server := rig.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		partner.ServeHTTP(w, r)
+		fmt.Fprintf(w, `{"pad":"%0*d"}`, 3500, 0) // which is kept with the outcome
+	}))
+	p := rig.Start(t, binary, rig.Dev().With(rig.Config{"redis": redis.URL("full"), "log": rig.Config{"level": "info"},
+		"journal":   rig.Config{"minFreeDisk": -1, "outcomesMaxBytes": 24 << 20}, // blocks of 4 MiB
+		"retention": rig.Config{"age": "1s", "trimEvery": "500ms"}}))
+	p.Register(server+"/hook", rig.Object{"concurrency": 64})
+	redis.Kill()
+	accepted := 0
+	rig.Eventually(t, "OUTCOMES is full", func() bool {
+		accepted += len(p.PublishMany("acme", fmt.Sprint("e", accepted), 500))
+		return strings.Contains(p.Output(), "full: OUTCOMES")
+	})
+	before := partner.taken.Load()
+	time.Sleep(3 * time.Second) // some more owners begin, and end
+	if now := partner.taken.Load(); now != before {
+		t.Errorf("%d requests were made of which the outcomes could not be kept", now-before)
+	}
+	accepted += len(p.PublishMany("acme", "last", 100))
+	redis.Restart()
+	p.AwaitCount("tenant=acme&state=DELIVERED", accepted)
+	deliveries, twice, _ := partner.tally()
+	t.Logf("%d events accepted, %d delivered before OUTCOMES was full, %d deliveries received, %d of them more than once", accepted, before, deliveries, twice)
+	if deliveries != accepted || twice > 200 { // what was in flight when it was full
+		t.Errorf("%d deliveries of %d events, %d more than once", deliveries, accepted, twice)
+	}
+}
+
 // slowLink passes bytes on between clients and a server, each of them later by a delay.
 type slowLink struct {
 	address string

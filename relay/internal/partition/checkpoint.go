@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/sealpost/sealpost/relay/internal/journal"
@@ -82,19 +83,29 @@ func (l *loop) saved(s saved) {
 }
 
 // makeRoom saves the state and trims before anything is appended, where OUTCOMES is nearly full: an owner that could not append
-// ends, and the next would end the same way before its first checkpoint is due, however much could go.
+// ends, and the next would end the same way before its first checkpoint is due, however much could go. It is ErrFull while there
+// is no room: nothing is sent of which the outcome could not be kept.
 func (l *loop) makeRoom() error {
 	outcomes := l.o.Journal.Outcomes(l.o.Partition)
-	st, err := outcomes.State(l.work)
-	if err != nil || outcomes.MaxBytes() <= 0 || float64(st.Bytes) < trimAbove*float64(outcomes.MaxBytes()) {
+	used := func() (float64, error) {
+		st, err := outcomes.State(l.work)
+		return float64(st.Bytes) / float64(max(1, outcomes.MaxBytes())), err
+	}
+	if share, err := used(); err != nil || share < trimAbove || outcomes.MaxBytes() <= 0 {
 		return err
 	}
 	if err := l.o.Journal.SaveCheckpoint(l.work, l.o.Partition, l.state.Checkpoint()); err != nil {
 		return err
 	}
 	l.trim(bounds{events: min(l.state.Cursor()+1, l.state.LowestOpen()), outcomes: l.state.FoldFrom() + 1}, l.o.Clock())
-	return nil
+	if share, err := used(); err != nil || share < fullAbove {
+		return err
+	}
+	return fmt.Errorf("%w: OUTCOMES, and what is in it is needed still, or the view does not have it", journal.ErrFull)
 }
+
+// fullAbove is the share of OUTCOMES' byte bound above which nothing is begun.
+const fullAbove = 0.95
 
 // trimAbove is the share of a log's byte bound above which settled records go before their time.
 const trimAbove = 0.8
