@@ -384,3 +384,48 @@ func eraseKilled(t *testing.T, at int, after bool) bool {
 	w.finish()
 	return died
 }
+
+// A tombstone alone, while all its events are still in the log, keeps them from leaving: from wherever they are read.
+func TestTombstone(t *testing.T) {
+	t.Parallel()
+	const person, other = "contact/42", "contact/43"
+	w := newWorld(t)
+	w.endpoint("ep")
+	w.endpoint("ep_paused", func(r *registry.Record) { r.State = relay.EndpointPaused })
+	w.start()
+	sent := w.about(person, "contact.updated")
+	w.reaches(sent, "ep", relay.Delivered, "")
+	w.reaches(sent, "ep_paused", relay.Parked, "")
+	w.finish()
+	unrouted := w.about(person, "contact.updated")
+	kept := w.about(other, "contact.updated")
+	revision, err := w.erasures.Put(t.Context(), erasure.Tombstone{
+		Tenant: "acme", Subject: w.erasures.Digest("acme", person), Seq: kept, Time: time.Now(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s := range w.erasures.Updates(t.Context()) {
+		if s.Revision() >= revision {
+			break
+		}
+	}
+	w.start()
+	w.reaches(unrouted, "ep", relay.Cancelled, relay.ReasonErased) // routed first
+	w.reaches(unrouted, "ep_paused", relay.Cancelled, relay.ReasonErased)
+	w.reaches(kept, "ep", relay.Delivered, "")
+	if err := w.owners().Retry(t.Context(), 0, ref(sent, "evt_1", "ep")); !errors.Is(err, ErrGone) {
+		t.Errorf("retry: %v", err)
+	}
+	w.state("ep_paused", relay.EndpointActive) // the elevator
+	w.reaches(sent, "ep_paused", relay.Cancelled, relay.ReasonErased)
+	w.reaches(kept, "ep_paused", relay.Delivered, "")
+	if last := w.latest()[key(sent, "ep")]; last.State != relay.Delivered {
+		t.Errorf("what was settled became %s", last.State)
+	}
+	if n := w.count(sent, "ep") + w.count(sent, "ep_paused") + w.count(unrouted, "ep"); n != 1 {
+		t.Errorf("%d POSTs", n)
+	}
+	w.finish()
+	w.settled()
+}
