@@ -671,3 +671,24 @@ func TestTheClockIsSetBack(t *testing.T) {
 		t.Errorf("the second at its time: %v", got)
 	}
 }
+
+// What is told once more says nothing new, neither when it is appended nor when the log is read again.
+func TestRetold(t *testing.T) {
+	t.Parallel()
+	s := New(0)
+	parked := relay.Outcome{Seq: 1, EndpointID: "ep", State: relay.Parked, Deadline: start}
+	delivered := relay.Outcome{Seq: 1, EndpointID: "ep", State: relay.Delivered}
+	again := parked
+	again.Retold = 1
+	s.Fold(1, &parked)
+	s.Fold(2, &delivered)
+	s.Fold(3, &again)
+	s.Whole()
+	s.Apply(4, &again, false, false)
+	if open, _ := s.Open("ep"); open != 0 {
+		t.Error("what was settled is open again")
+	}
+	if s.Folded() != 4 {
+		t.Errorf("folded up to %d", s.Folded())
+	}
+}
