@@ -22,6 +22,7 @@ import (
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
+	"github.com/sealpost/sealpost/relay/internal/alert"
 	"github.com/sealpost/sealpost/relay/internal/api"
 	"github.com/sealpost/sealpost/relay/internal/audit"
 	"github.com/sealpost/sealpost/relay/internal/control"
@@ -69,6 +70,7 @@ type App struct {
 	courier    *courier.Courier
 	operations *operation.Keeper
 	control    *control.Control
+	alerts     *alert.Alerts
 	api        *api.Server
 	listeners  []listener
 
@@ -109,6 +111,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		{"restored erasures", a.resumeErasures},
 		{"publish quotas", a.openQuotas},
 		{"control", a.openControl},
+		{"alerts", a.openAlerts},
 		{"development mode", a.settleDev},
 		{"listeners", a.listen},
 	} {
@@ -315,6 +318,8 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 			group.Go(func() error { return p.Run(projecting) })
 		}
 		group.Go(func() error { return a.keepTrimmed(projecting) })
+		group.Go(func() error { return a.alerts.Run(projecting) })
+		group.Go(func() error { return a.watchSelf(projecting) })
 	}
 	for _, l := range a.listeners {
 		group.Go(l.serve)
@@ -382,7 +387,7 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 	for {
 		began := time.Now()
 		err := a.runPartition(ctx, partition.Options{
-			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend,
+			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend, Alerts: a.alerts,
 			Projected: a.projector[p].Position, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
 			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age, TrimEvery: a.o.Retention.TrimEvery,
 			StopGrace: a.o.StopGrace, Clock: a.o.Clock, Logger: a.log, Metrics: metrics,
@@ -397,6 +402,7 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 			return err
 		}
 		a.log.Error("partition stopped, will be owned again", "error", err)
+		a.alerts.Raise(alert.Notice{Kind: alert.PartitionFailing, Reason: fmt.Sprintf("PARTITION_%d", p), Fact: began.Format(time.RFC3339Nano), Time: a.o.Clock()})
 		if time.Since(began) > time.Minute {
 			wait.Reset()
 		}
@@ -415,7 +421,14 @@ func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reaso
 		return
 	}
 	ref := control.Ref{Tenant: ep.Tenant, ID: endpointID}
-	if _, err := a.control.SuspendEndpoint(ctx, control.Relay(), ref, string(reason)); err != nil && ctx.Err() == nil {
+	suspended, err := a.control.SuspendEndpoint(ctx, control.Relay(), ref, string(reason))
+	switch {
+	case err == nil:
+		a.alerts.Raise(alert.Notice{
+			Kind: alert.EndpointSuspended, Tenant: ep.Tenant, EndpointID: endpointID, Reason: string(reason),
+			Fact: fmt.Sprint(suspended.Revision), Time: a.o.Clock(),
+		})
+	case ctx.Err() == nil:
 		a.log.Error("endpoint not suspended", "endpoint", endpointID, "error", err)
 	}
 }

@@ -42,6 +42,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/owner", "relay"},
 	{"relay/internal/record", "proto/sealpost/v1 relay"},
 	{"relay/internal/tally", "relay"},
+	{"relay/internal/alert", "relay"},
 	// What stands on the journal: accounts, the audit log, the registry, the view's feed.
 	{"relay/internal/access", "proto/sealpost/v1 relay relay/internal/journal relay/internal/keys"},
 	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access"},
@@ -52,7 +53,7 @@ var ours = []struct{ name, imports string }{
 	// The path of an event: routed, carried, and the partition's owner that has both done.
 	{"relay/internal/route", "relay relay/internal/filter relay/internal/registry"},
 	{"relay/internal/courier", "relay relay/chunk relay/internal/egress relay/internal/pki relay/internal/retry signer"},
-	{"relay/internal/partition", "relay relay/internal/breaker relay/internal/courier relay/internal/erasure relay/internal/journal relay/internal/lane relay/internal/owner " +
+	{"relay/internal/partition", "relay relay/internal/alert relay/internal/breaker relay/internal/courier relay/internal/erasure relay/internal/journal relay/internal/lane relay/internal/owner " +
 		"relay/internal/record relay/internal/registry relay/internal/retry relay/internal/route relay/internal/tally relay/internal/turn"},
 	{"relay/internal/replay", "relay relay/internal/journal relay/internal/operation relay/internal/partition relay/internal/record relay/internal/registry"},
 	// The one door, and its faces.
@@ -60,7 +61,7 @@ var ours = []struct{ name, imports string }{
 		"relay/internal/operation relay/internal/pki relay/internal/quota relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
 	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/operation relay/internal/redact relay/internal/registry"},
 	// The place that wires.
-	{"relay/app", "relay relay/internal/access relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
+	{"relay/app", "relay relay/internal/access relay/internal/alert relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
 		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
 		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route signer"},
 	// The view knows the port that it implements, and no more.
@@ -96,7 +97,7 @@ var theirs = map[string]string{
 	"code.dny.dev/ssrf":                      "relay/internal/egress",
 	"github.com/go-json-experiment/json":     "cmd/sealpost cmd/sealpost/demo relay/chunk relay/internal/api relay/internal/filter relay/internal/redact",
 	"github.com/cenkalti/backoff/":           "relay/app relay/client relay/internal/ledger relay/internal/retry",
-	"github.com/prometheus/client_golang/":   "relay/app relay/internal/api relay/internal/ledger relay/internal/partition relay/internal/quota",
+	"github.com/prometheus/client_golang/":   "relay/app relay/internal/alert relay/internal/api relay/internal/ledger relay/internal/partition relay/internal/quota",
 	"github.com/spf13/":                      "cmd/sealpost",
 	"github.com/goccy/go-yaml":               "cmd/sealpost",
 	"github.com/grpc-ecosystem/grpc-gateway": "proto/sealpost/v1 relay/internal/api",

@@ -138,6 +138,9 @@ func (g *Grant) Check() relay.Invalid {
 	case g.Tenant != "" && !relay.ValidTenant(g.Tenant):
 		bad.Add("tenant", "must be 1 to %d of a-z, 0-9 and '-', beginning with a letter or digit", relay.MaxTenantLength)
 	}
+	if g.Tenant == relay.ReservedTenant {
+		bad.Add("tenant", "is the relay's own")
+	}
 	for i, s := range g.Scopes {
 		if g.Role.Valid() && !slices.Contains(roleScopes[g.Role], s) {
 			bad.Add(indexed("scopes", i), "must be a scope of the role")

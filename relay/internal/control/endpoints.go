@@ -65,6 +65,9 @@ func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked S
 	if err := c.allow(ctx, who, access.EndpointsWrite, act); err != nil {
 		return Created{}, err
 	}
+	if asked.Tenant == relay.ReservedTenant && !who.AllTenants() {
+		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the tenant is the relay's own, and for operators of all tenants"})
+	}
 	spec := asked.withDefaults(c.Dev)
 	bad := c.check(&spec, &asked)
 	if requestID != "" && (len(requestID) > maxRequestID || !relay.ValidEventID(requestID)) {

@@ -193,6 +193,9 @@ func (c *Control) checkEvent(who access.Caller, ev *relay.Event) error {
 	if strings.HasPrefix(ev.Type, reservedTypes) {
 		bad.Add("type", "must not begin with %s: these are the relay's own", reservedTypes)
 	}
+	if ev.Tenant == relay.ReservedTenant {
+		bad.Add("tenant", "%s is the relay's own: nobody publishes to it", relay.ReservedTenant)
+	}
 	switch most := c.MaxDataBytes; {
 	case len(ev.Data) == 0:
 		bad.Add("data", "is required: one JSON value")

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/alert"
 	"github.com/sealpost/sealpost/relay/internal/breaker"
 	"github.com/sealpost/sealpost/relay/internal/courier"
 	"github.com/sealpost/sealpost/relay/internal/lane"
@@ -99,11 +100,13 @@ func (l *loop) react(t *task, r result, change breaker.Change) error {
 	if change == breaker.Opened || change == breaker.FailedAgain {
 		if change == breaker.Opened {
 			l.log.Warn("breaker opened", "endpoint", id, "reason", r.verdict.Reason)
+			l.alertBreaker(alert.BreakerOpened, t, r.verdict.Reason)
 		}
 		return l.flush(id, relay.ReasonBreakerOpen)
 	}
 	if change == breaker.Recovered {
 		l.log.Info("breaker closed", "endpoint", id)
+		l.alertBreaker(alert.BreakerClosed, t, relay.ReasonNone)
 	}
 	open, ready := l.state.Open(id)
 	l.hungry = l.hungry || ready > 0

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/alert"
 	"github.com/sealpost/sealpost/relay/internal/courier"
 	"github.com/sealpost/sealpost/relay/internal/erasure"
 	"github.com/sealpost/sealpost/relay/internal/journal"
@@ -45,6 +46,8 @@ type Options struct {
 	Courier   Courier
 	// Suspend is called, in a goroutine of its own, when a receiver said that it is gone for good.
 	Suspend func(ctx context.Context, endpointID string, reason relay.Reason)
+	// Alerts are told of dead deliveries and of breakers; nil: nobody is.
+	Alerts *alert.Alerts
 	// Projected is the OUTCOMES sequence up to which the view has the partition; what is above it is not trimmed. Nil: no view.
 	Projected func() uint64
 

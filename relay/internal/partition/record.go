@@ -42,6 +42,7 @@ func (l *loop) record(o *relay.Outcome, first, busy bool) error {
 	if o.Retold == 0 {
 		l.metrics.outcome(o)
 		l.countOutcome(o)
+		l.alertDead(o)
 	}
 	if len(r.bytes) >= recordBytes {
 		return l.append()
