@@ -19,6 +19,24 @@ type clientCerts struct {
 
 	mu     sync.Mutex
 	issued map[string]*tls.Certificate // by endpoint
+	swept  time.Time
+}
+
+// sweepEvery is how often certificates are looked for that nobody asked to renew: of endpoints that are gone, or get nothing.
+const sweepEvery = time.Hour
+
+// forget lets go of what would have to be issued anew. mu is held.
+func (c *clientCerts) forget() {
+	now := c.clock()
+	if since := now.Sub(c.swept); since >= 0 && since < sweepEvery {
+		return
+	}
+	c.swept = now
+	for id, cert := range c.issued {
+		if !now.Before(pki.RenewAt(cert.Leaf)) {
+			delete(c.issued, id)
+		}
+	}
 }
 
 func newClientCerts(ca *pki.CA, given ClientCert, clock func() time.Time) (*clientCerts, error) {
@@ -57,6 +75,7 @@ func (c *clientCerts) of(ep *relay.Endpoint) (*tls.Certificate, error) {
 			return nil, err
 		}
 	}
+	c.forget()
 	c.issued[ep.ID] = &cert
 	return &cert, nil
 }

@@ -311,10 +311,10 @@ func (l *Lanes[T]) Slow(t *Ticket[T]) {
 	}
 }
 
-// Yield has an item that has been in flight for longer than YieldAfter give its slot back, where its lane is one that nothing is
-// known of and others like it find no slot: what hangs from its first attempt on must not hold up what works.
+// Yield has an item that has been in flight for longer than YieldAfter give its slot back, where nothing is known of its lane. It is
+// for when others like it are Starved: what hangs from its first attempt on must not hold up what works.
 func (l *Lanes[T]) Yield(t *Ticket[T]) {
-	if t.class == unknown && l.Starved() {
+	if t.class == unknown {
 		l.setAside(t)
 	}
 }

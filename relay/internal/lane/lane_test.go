@@ -660,19 +660,27 @@ func TestReconsidered(t *testing.T) {
 	})
 }
 
+// BenchmarkLanes gives out and takes back while every lane has something waiting: it takes about as long, and nothing from the heap,
+// however many lanes and tenants there are.
 func BenchmarkLanes(b *testing.B) {
-	l := New[int](DefaultLimits())
-	ids := make([]string, 200)
-	for i := range ids {
-		ids[i] = fmt.Sprint("ep_", i)
-		l.Configure(ids[i], Settings{Open: true, Concurrency: 8}, start)
-	}
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		l.Offer(ids[i%len(ids)], i, 1000, start)
-		if t, ok := l.Next(start); ok {
-			l.Done(&t, Result{Healthy: true}, start)
-		}
+	for _, n := range []struct{ tenants, endpoints int }{{1, 10}, {1, 10_000}, {100, 10_000}, {10_000, 10_000}} {
+		b.Run(fmt.Sprintf("%d of %d", n.endpoints, n.tenants), func(b *testing.B) {
+			l := New[int](DefaultLimits())
+			ids := make([]string, n.endpoints)
+			for i := range ids {
+				ids[i] = fmt.Sprint("ep_", i)
+				l.Configure(ids[i], Settings{Tenant: fmt.Sprint(i % n.tenants), Open: true, Concurrency: 8}, start)
+				l.Offer(ids[i], i, 1000, start)
+				l.Offer(ids[i], i, 1000, start)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if t, ok := l.Next(start); ok {
+					l.Done(&t, Result{Healthy: true}, start)
+					l.Offer(ids[t.Item], t.Item, 1000, start)
+				}
+			}
+		})
 	}
 }
 
@@ -696,5 +704,157 @@ func TestChargeDelaysWhatFollows(t *testing.T) {
 	}
 	if _, ok := next(l, start.Add(450*time.Millisecond)); !ok {
 		t.Error("the next item waits on")
+	}
+}
+
+// When slots are what there is too little of, each tenant gets the same number of them, however many endpoints it has.
+func TestTenantsShareSlots(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		const slots = 60
+		l := New[item](Limits{InFlight: slots, Bytes: 1 << 20, LaneItems: 300, LaneBytes: 1 << 20, MaxWait: time.Hour})
+		tenants := rapid.IntRange(2, 4).Draw(t, "tenants")
+		for i := range tenants {
+			for e := range rapid.IntRange(1, 100).Draw(t, "endpoints") {
+				id := fmt.Sprint(i, "/", e)
+				l.Configure(id, Settings{Tenant: fmt.Sprint(i), Open: true, Concurrency: slots}, start)
+				for n := range 300 {
+					l.Offer(id, item{lane: id, n: n}, 1, start)
+				}
+			}
+		}
+		var flying []*Ticket[item]
+		held := map[string]int{}
+		for step := range 20 * slots { // the oldest ends, but the first tenant's last four times as long; and another goes
+			for {
+				ticket, ok := next(l, start)
+				if !ok {
+					break
+				}
+				held[ticket.lane.tenant.name]++
+				flying = append(flying, ticket)
+			}
+			at := slices.IndexFunc(flying, func(f *Ticket[item]) bool { return (f.lane.tenant.name == "0") == (step%(4*tenants) == 0) })
+			at = max(0, at)
+			first := flying[at]
+			flying = slices.Delete(flying, at, at+1)
+			held[first.lane.tenant.name]--
+			l.Done(first, Result{Healthy: true}, start)
+			l.Offer(first.Item.lane, first.Item, 1, start)
+		}
+		for name, n := range held {
+			if most := slots/tenants + 2; n > most && len(held) == tenants {
+				t.Fatalf("tenant %s holds %d of %d slots: %v", name, n, slots, held)
+			}
+		}
+	})
+}
+
+// 200 endpoints hang, and then 1,500 more, all of the tenant whose new endpoint is well: it is served within a second, and from
+// then on as if they were not there.
+func TestManyHangingEndpoints(t *testing.T) {
+	t.Parallel()
+	l := New[item](DefaultLimits())
+	hang := func(from, to int, now time.Time) {
+		for i := from; i < to; i++ {
+			id := fmt.Sprint("hangs", i)
+			l.Configure(id, Settings{Tenant: "t", Open: true, Concurrency: 8}, now)
+			fill(t, l, id, 3, now)
+		}
+	}
+	flying := map[*Ticket[item]]time.Time{}
+	var served []time.Time
+	turn := func(now time.Time) {
+		for {
+			ticket, ok := next(l, now)
+			if !ok {
+				break
+			}
+			if ticket.Item.lane == "well" {
+				served = append(served, now)
+				l.Done(ticket, Result{Healthy: true}, now)
+				continue
+			}
+			flying[ticket] = now
+		}
+		starved := l.Starved()
+		for ticket, since := range flying { // as the loop does, every tenth of a second
+			switch age := now.Sub(since); {
+			case age >= 15*time.Second:
+				l.Done(ticket, Result{}, now)
+				delete(flying, ticket)
+			case age >= SlowAfter:
+				l.Slow(ticket)
+			case age >= YieldAfter && starved:
+				l.Yield(ticket)
+			}
+		}
+	}
+	now := start
+	step := func(n int) {
+		for range n {
+			turn(now)
+			now = now.Add(100 * time.Millisecond)
+		}
+	}
+	hang(0, 200, now)
+	step(30)
+	hang(200, 1700, now)
+	step(2)
+	l.Configure("well", Settings{Tenant: "t", Open: true, Concurrency: 8}, now)
+	fill(t, l, "well", 50, now)
+	came := now
+	step(300)
+	if len(served) != 50 || served[49].Sub(came) > 2*time.Second {
+		t.Fatalf("%d of 50 were served, beside %d in flight; the last after %v", len(served), l.InFlight(""), served[max(0, len(served)-1)].Sub(came))
+	}
+	if l.aside[0] > l.limits.Slow || l.aside[1] > l.limits.newlySlow() {
+		t.Fatalf("%v beside the slots", l.aside)
+	}
+}
+
+// While the machine is the bottleneck those who send the most have few in flight, and who sends little goes at once; when there is
+// room again, all slots are theirs.
+func TestPressureHoldsBackTheHeaviest(t *testing.T) {
+	t.Parallel()
+	l := New[item](Limits{InFlight: 256, Bytes: 1 << 20, LaneItems: 2000, LaneBytes: 1 << 20, MaxWait: time.Hour})
+	for _, id := range []string{"heavy", "gentle"} {
+		l.Configure(id, Settings{Tenant: id, Open: true, Concurrency: 256}, start)
+	}
+	now, ready := start, 100
+	var flying []*Ticket[item]
+	turn := func() (gentle bool) {
+		now = now.Add(lookEvery)
+		for _, f := range flying {
+			l.Done(f, Result{Healthy: true}, now)
+		}
+		flying = flying[:0]
+		for l.Offer("heavy", item{lane: "heavy"}, 1, now) {
+		}
+		l.Offer("gentle", item{lane: "gentle"}, 1, now)
+		l.Press(now, 2, func() int { return ready })
+		for {
+			ticket, ok := next(l, now)
+			if !ok {
+				return gentle
+			}
+			gentle = gentle || ticket.Item.lane == "gentle"
+			flying = append(flying, ticket)
+		}
+	}
+	for i := range 100 {
+		if !turn() {
+			t.Fatalf("turn %d: the gentle one waits", i)
+		}
+	}
+	if n := len(flying); n > 2*leastPace+1 {
+		t.Fatalf("%d are in flight although the machine is the bottleneck", n)
+	}
+	ready = 0
+	for range 100 {
+		turn()
+	}
+	if n := len(flying); n < 128 {
+		t.Fatalf("%d are in flight although there is room", n)
 	}
 }

@@ -245,11 +245,14 @@ func (l *loop) dispatch(now time.Time) error {
 
 // housekeep does what time alone brings about.
 func (l *loop) housekeep(now time.Time) error {
+	starved := l.lanes.Starved()
 	for _, t := range l.flying {
 		if lasts := now.Sub(t.started); lasts < lane.YieldAfter {
 			continue
 		} else if lasts < lane.SlowAfter {
-			l.lanes.Yield(&t.ticket)
+			if starved {
+				l.lanes.Yield(&t.ticket)
+			}
 			continue
 		}
 		l.lanes.Slow(&t.ticket)

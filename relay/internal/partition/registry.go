@@ -37,6 +37,12 @@ func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
 			return err
 		}
 	}
+	for id := range l.configured {
+		if open, _ := l.state.Open(id); open == 0 && s.Endpoint(id) == nil {
+			l.lanes.Remove(id)
+			delete(l.configured, id)
+		}
+	}
 	for _, id := range l.state.Endpoints() {
 		if s.Endpoint(id) == nil {
 			l.purging[id] = struct{}{} // deleted, and its tombstone purged, before its deliveries were
