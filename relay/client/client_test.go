@@ -28,7 +28,9 @@ import (
 type flaky struct {
 	api.Endpoints // nil: not called here
 	api.Deliveries
+	api.Operations
 	api.Tokens
+	api.System
 
 	mu    sync.Mutex
 	kept  map[string]string
@@ -121,7 +123,7 @@ func (f *flaky) count() int {
 // listen serves f at an address, or a free port; stop is idempotent.
 func listen(t testing.TB, f *flaky, address string, conf *tls.Config) (string, func()) {
 	t.Helper()
-	s, err := api.New(api.Options{Auth: f, Events: f, Endpoints: f, Deliveries: f, Tokens: f, TLS: conf})
+	s, err := api.New(api.Options{Auth: f, Events: f, Endpoints: f, Deliveries: f, Operations: f, Tokens: f, System: f, TLS: conf})
 	if err != nil {
 		t.Fatal(err)
 	}
