@@ -22,6 +22,9 @@ const (
 	Withheld  DeliveryState = "WITHHELD"
 	Cancelled DeliveryState = "CANCELLED"
 	Unmatched DeliveryState = "UNMATCHED"
+	// Owned is no delivery's state either: it marks the record with which a partition's new owner begins, so that the log refuses
+	// the former one's from there on. It is in the log alone.
+	Owned DeliveryState = "OWNED"
 )
 
 // DeliveryStates are the states of a delivery, in the order of its life.
@@ -33,7 +36,7 @@ func DeliveryStates() []DeliveryState { return append([]DeliveryState(nil), deli
 // Terminal tells whether nothing more happens to a delivery in this state unless a caller asks for it.
 func (s DeliveryState) Terminal() bool {
 	switch s {
-	case Delivered, Dead, Withheld, Cancelled, Unmatched:
+	case Delivered, Dead, Withheld, Cancelled, Unmatched, Owned:
 		return true
 	}
 	return false

@@ -80,6 +80,16 @@ type serverParts struct {
 	Audit   string `json:"audit"`
 	View    string `json:"view"`
 	Quotas  string `json:"quotas"`
+	// Partitions that nobody owns now, and who owns the others.
+	Partitions string           `json:"partitions"`
+	Owners     []partitionOwner `json:"owners,omitempty"`
+}
+
+// partitionOwner is who sends what is in a partition.
+type partitionOwner struct {
+	Partition int    `json:"partition"`
+	Owner     string `json:"owner,omitempty"`
+	Here      bool   `json:"here,omitempty"`
 }
 
 // maxStatusEndpoints bounds how many endpoints are counted.
@@ -184,6 +194,12 @@ func (s *serverStatus) show(out io.Writer, asJSON bool) error {
 		row(w, "audit", p.Audit)
 		row(w, "view", p.View)
 		row(w, "quotas", p.Quotas)
+		row(w, "partitions", p.Partitions)
+		if len(p.Owners) > 1 {
+			for _, o := range p.Owners {
+				row(w, fmt.Sprintf("partition %d", o.Partition), cmp.Or(o.Owner, "no owner"))
+			}
+		}
 	}
 	counts(w, "endpoints", s.Endpoints)
 	if s.Parts != nil {

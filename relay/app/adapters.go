@@ -11,7 +11,6 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/control"
 	"github.com/sealpost/sealpost/relay/internal/courier"
-	"github.com/sealpost/sealpost/relay/internal/ledger"
 	"github.com/sealpost/sealpost/relay/internal/partition"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 	"github.com/sealpost/sealpost/relay/internal/route"
@@ -109,12 +108,16 @@ func (t tester) Test(ctx context.Context, ep *registry.Endpoint) (relay.Attempt,
 	return attempt, verdict, nil
 }
 
-// feed tells watchers what the view has taken.
-type feed struct{ *ledger.Hub }
+// feed tells watchers what becomes of deliveries.
+type feed struct{ changes }
+
+type changes interface {
+	Watch(context.Context) iter.Seq2[relay.Outcome, error]
+}
 
 func (f feed) Outcomes(ctx context.Context) iter.Seq2[*relay.Outcome, error] {
 	return func(yield func(*relay.Outcome, error) bool) {
-		for o, err := range f.Watch(ctx) {
+		for o, err := range f.changes.Watch(ctx) {
 			if !yield(&o, err) {
 				return
 			}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sealpost/sealpost/relay/internal/lease"
 )
 
 // admin serves /metrics, /healthz and /readyz; and on a loopback address, to those who work on this machine, the profiles of Go's
@@ -52,6 +54,10 @@ type Readiness struct {
 	View string `json:"view"`
 	// Quotas may be degraded: this process holds publish quotas by its own part, not together with others.
 	Quotas string `json:"quotas"`
+	// Partitions may be degraded: what is accepted for one without an owner waits for one.
+	Partitions string `json:"partitions"`
+	// Owners say who sends what is in each partition.
+	Owners []lease.Owner `json:"owners,omitempty"`
 }
 
 // readinessWithin bounds how long a part may take to say that it is well.
@@ -64,7 +70,7 @@ const auditNearlyFull = 0.8
 func (a *App) Readiness(ctx context.Context) Readiness {
 	ctx, cancel := context.WithTimeout(ctx, readinessWithin)
 	defer cancel()
-	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", Registry: "ok", Audit: "ok", View: "ok", Quotas: "ok"}
+	r := Readiness{Ready: true, Version: a.o.Version, Journal: "ok", Registry: "ok", Audit: "ok", View: "ok", Quotas: "ok", Partitions: "ok"}
 	switch st := a.journal.Status(ctx); {
 	case st.Failure != nil:
 		r.Ready, r.Journal = false, "failed: nothing is accepted any more; see the log"
@@ -89,6 +95,16 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 	}
 	if a.quotas.Degraded() {
 		r.Quotas = "degraded: the counter in Redis cannot be reached; this process goes by its own part of each publish quota"
+	}
+	r.Owners = a.owners()
+	missing := 0
+	for _, o := range r.Owners {
+		if o.Owner == "" {
+			missing++
+		}
+	}
+	if missing > 0 {
+		r.Partitions = fmt.Sprintf("degraded: %d of %d have no owner now; what is accepted for them waits", missing, len(r.Owners))
 	}
 	return r
 }

@@ -69,6 +69,9 @@ func (w *watcher) look(ctx context.Context, st journal.Status, now time.Time) {
 	}
 	w.tell(alert.Notice{Kind: alert.DiskShort}, st.Full != nil, now)
 	for p, projector := range w.projector {
+		if !w.owned[p].Load() {
+			continue // its owner's to tell
+		}
 		upTo, err := w.journal.Outcomes(p).Synced(ctx)
 		behind := err == nil && upTo > projector.Position()+behindBy
 		if !projector.Failing() {

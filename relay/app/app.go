@@ -13,6 +13,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -33,6 +34,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/keys"
 	"github.com/sealpost/sealpost/relay/internal/lane"
+	"github.com/sealpost/sealpost/relay/internal/lease"
 	"github.com/sealpost/sealpost/relay/internal/ledger"
 	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/partition"
@@ -66,7 +68,9 @@ type App struct {
 	view       relay.Ledger
 	quotas     *quota.Publish // nil: none
 	hub        *ledger.Hub
-	projector  []*ledger.Projector
+	projector  []*ledger.Projector // by partition; run by its owner
+	owned      []atomic.Bool       // the partitions that this process owns now
+	board      *lease.Board        // of an external server: who owns which
 	courier    *courier.Courier
 	operations *operation.Keeper
 	control    *control.Control
@@ -106,6 +110,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		{"erasures", a.openErasures},
 		{"accounts", a.openAccess},
 		{"view", a.openView},
+		{"leases", a.openLeases},
 		{"courier", a.openCourier},
 		{"operations", a.openOperations},
 		{"restored erasures", a.resumeErasures},
@@ -235,10 +240,23 @@ func (a *App) openView(ctx context.Context) (err error) {
 	a.onClose("view", func(context.Context) error { return a.view.Close() })
 	a.hub = &ledger.Hub{}
 	metrics := ledger.NewMetrics(a.metrics)
+	a.owned = make([]atomic.Bool, a.journal.Partitions())
 	for p := range a.journal.Partitions() {
 		a.projector = append(a.projector, ledger.NewProjector(p, a.journal.Outcomes(p), a.view, a.hub, a.log, metrics))
 	}
 	return nil
+}
+
+// changes tells of them: of those that the view here has taken, or, where others may own the partitions, of those in the logs.
+func (a *App) changes() changes {
+	if a.o.NATS.URL == "" {
+		return a.hub
+	}
+	logs := make([]*journal.Outcomes, a.journal.Partitions())
+	for p := range logs {
+		logs[p] = a.journal.Outcomes(p)
+	}
+	return ledger.NewFollower(logs, a.log)
 }
 
 func (a *App) openCourier(context.Context) error {
@@ -275,7 +293,7 @@ func (a *App) openControl(context.Context) (err error) {
 	a.control, err = control.New(control.Options{
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
 		Audit: audit.New(a.journal.Audit(), a.o.Clock), Ledger: a.view,
-		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.hub}, Operations: a.operations, Erasures: a.erasures,
+		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.changes()}, Operations: a.operations, Erasures: a.erasures,
 		Backup: a.backup, Quotas: a.quotas, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
 	if err != nil {
@@ -301,30 +319,24 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	group, failing := errgroup.WithContext(working)
 
 	relaying, endRelaying := context.WithCancel(failing)
-	projecting, endProjecting := context.WithCancel(failing)
+	watching, endWatching := context.WithCancel(failing)
 	defer endRelaying()
-	defer endProjecting()
+	defer endWatching()
 
 	relays, _ := errgroup.WithContext(relaying)
 	if a.o.Role != RoleAPI {
-		metrics := partition.NewMetrics(a.metrics)
-		for p := range a.journal.Partitions() {
-			relays.Go(func() error { return a.own(relaying, p, metrics) })
-		}
+		relays.Go(func() error { return a.relay(relaying) })
+		group.Go(func() error { return a.keepTrimmed(watching) })
 	}
 	group.Go(relays.Wait)
 	if a.o.Role != RoleAPI {
-		for _, p := range a.projector {
-			group.Go(func() error { return p.Run(projecting) })
-		}
-		group.Go(func() error { return a.keepTrimmed(projecting) })
-		group.Go(func() error { return a.alerts.Run(projecting) })
-		group.Go(func() error { return a.watchSelf(projecting) })
+		group.Go(func() error { return a.alerts.Run(watching) })
+		group.Go(func() error { return a.watchSelf(watching) })
 	}
 	for _, l := range a.listeners {
 		group.Go(l.serve)
 	}
-	group.Go(func() error { return a.watchOver(projecting) })
+	group.Go(func() error { return a.watchOver(watching) })
 	if ready != nil {
 		ready()
 	}
@@ -344,8 +356,7 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	stops.Wait()
 	endRelaying()
 	err := relays.Wait()
-	a.catchUp(stopping)
-	endProjecting()
+	endWatching()
 	return errors.Join(err, group.Wait(), a.close(working))
 }
 
@@ -377,7 +388,7 @@ func (a *App) watchOver(ctx context.Context) error {
 }
 
 // own runs a partition, and again when it ended with an error that another start may mend.
-func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error {
+func (a *App) own(ctx context.Context, p int, t partition.Tenure, metrics *partition.Metrics) error {
 	limits := lane.DefaultLimits()
 	limits.InFlight = max(1, cmp.Or(a.o.Delivery.InFlight, limits.InFlight)/a.journal.Partitions())
 	limits.Slow = 2 * limits.InFlight
@@ -388,14 +399,14 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 		began := time.Now()
 		err := a.runPartition(ctx, partition.Options{
 			Partition: p, Journal: a.journal, Registry: a.registry, Erasures: a.erasures, Courier: a.courier, Suspend: a.suspend, Alerts: a.alerts,
-			Projected: a.projector[p].Position, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
+			Projected: a.projector[p].Position, Tenure: t, Schedule: retry.Schedule{Intervals: a.o.Delivery.RetryIntervals}, Limits: limits,
 			SyncEvery: a.o.Delivery.SyncEvery, CheckpointEvery: a.o.Delivery.CheckpointEvery, Retention: a.o.Retention.Age, TrimEvery: a.o.Retention.TrimEvery,
 			StopGrace: a.o.StopGrace, Clock: a.o.Clock, Logger: a.log, Metrics: metrics,
 		})
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			return nil // stopped before it had taken the partition over
 		}
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.Is(err, partition.ErrLost) || lost(t) {
 			return err
 		}
 		if a.journal.Err() != nil {
@@ -410,7 +421,18 @@ func (a *App) own(ctx context.Context, p int, metrics *partition.Metrics) error 
 		case <-time.After(wait.NextBackOff()):
 		case <-ctx.Done():
 			return nil
+		case <-t.Lost:
+			return partition.ErrLost
 		}
+	}
+}
+
+func lost(t partition.Tenure) bool {
+	select {
+	case <-t.Lost:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -430,23 +452,6 @@ func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reaso
 		})
 	case ctx.Err() == nil:
 		a.log.Error("endpoint not suspended", "endpoint", endpointID, "error", err)
-	}
-}
-
-// catchUp waits until the view has all outcomes, or cannot be written, or ctx ends: what it lacks it gets at the next
-// start. A process that does not relay does not project either.
-func (a *App) catchUp(ctx context.Context) {
-	if a.o.Role == RoleAPI {
-		return
-	}
-	for p, projector := range a.projector {
-		upTo, err := a.journal.Outcomes(p).Synced(ctx)
-		for err == nil && projector.Position() < upTo && !projector.Failing() && ctx.Err() == nil {
-			select {
-			case <-time.After(5 * time.Millisecond):
-			case <-ctx.Done():
-			}
-		}
 	}
 }
 

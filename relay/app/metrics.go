@@ -54,8 +54,8 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	defer cancel()
 	set(g.build, 1, g.app.o.Version)
 	g.collectJournal(ctx, set)
-	if g.app.o.Role != RoleAPI {
-		for p, projector := range g.app.projector {
+	for p, projector := range g.app.projector {
+		if g.app.owned[p].Load() {
 			if upTo, err := g.app.journal.Outcomes(p).Synced(ctx); err == nil {
 				set(g.behind, float64(upTo-min(upTo, projector.Position())), strconv.Itoa(p))
 			}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/lease"
 	"github.com/sealpost/sealpost/relay/internal/quota"
 	"github.com/sealpost/sealpost/relay/internal/retry"
 )
@@ -45,6 +46,9 @@ type Options struct {
 
 	// Role is what this process does: "all", "api" or "relay". Default all. The others need an external NATS and Redis.
 	Role string `yaml:"role"`
+	// LeaseLife is after what time at most the partitions of a relay that died are taken over by others, and for how long a
+	// relay goes on that cannot reach NATS; of an external server. Default 5s, 1s to 5m.
+	LeaseLife time.Duration `yaml:"leaseLife"`
 
 	Egress     Egress     `yaml:"egress"`
 	Limits     Limits     `yaml:"limits"`
@@ -197,6 +201,7 @@ func (o Options) withDefaults() (Options, error) {
 	defaultTo(&o.HTTP, "127.0.0.1:7781")
 	defaultTo(&o.Admin, "127.0.0.1:7782")
 	defaultTo(&o.Role, RoleAll)
+	defaultTo(&o.LeaseLife, lease.DefaultLife)
 	defaultTo(&o.StopGrace, 20*time.Second)
 	defaultTo(&o.Journal.Partitions, 1)
 	defaultTo(&o.Journal.MaxEventBytes, relay.DefaultMaxDataSize)
@@ -244,6 +249,9 @@ func (o *Options) check() error {
 	}
 	if err := o.quotas().Check(); err != nil {
 		return fmt.Errorf("limits.publish: %w", err)
+	}
+	if o.LeaseLife < lease.MinLife || o.LeaseLife > lease.MaxLife {
+		return fmt.Errorf("leaseLife: %v is not between %v and %v", o.LeaseLife, lease.MinLife, lease.MaxLife)
 	}
 	if (o.TLS.Cert == "") != (o.TLS.Key == "") {
 		return errors.New("tls: cert and key go together")

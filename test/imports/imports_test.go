@@ -48,6 +48,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access"},
 	{"relay/internal/operation", "proto/sealpost/v1 relay/internal/journal"},
 	{"relay/internal/registry", "proto/sealpost/v1 relay relay/internal/filter relay/internal/journal relay/internal/keys relay/internal/redact signer"},
+	{"relay/internal/lease", "relay/internal/journal"},
 	{"relay/internal/ledger", "relay relay/internal/journal relay/internal/record"},
 	{"relay/internal/erasure", "proto/sealpost/v1 relay relay/internal/journal relay/internal/operation relay/internal/record"},
 	// The path of an event: routed, carried, and the partition's owner that has both done.
@@ -62,7 +63,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/operation relay/internal/redact relay/internal/registry"},
 	// The place that wires.
 	{"relay/app", "relay relay/internal/access relay/internal/alert relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
-		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
+		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/lease relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
 		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route signer"},
 	// The view knows the port that it implements, and no more.
 	{"store", "relay"},
@@ -78,6 +79,7 @@ var ours = []struct{ name, imports string }{
 	{"test/disk", ""},
 	{"test/rig", ""},
 	{"test/run", ""},
+	{"test/cluster", ""},
 	{"test/crash", ""},
 	{"test/e2e", ""},
 	{"test/faults", ""},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -298,6 +299,62 @@ func (p *Process) Kill() {
 func (p *Process) KillNow() {
 	if pid := p.pid.Load(); pid > 0 {
 		syscall.Kill(-int(pid), syscall.SIGKILL)
+	}
+}
+
+// Running tells whether the process was begun and not ended by the test.
+func (p *Process) Running() bool { return p.cmd != nil }
+
+// Owned are the partitions that the process says it owns now.
+func (p *Process) Owned() (partitions []int) {
+	for _, one := range p.Readiness().L("owners") {
+		if here, _ := one["here"].(bool); here {
+			partitions = append(partitions, one.N("partition"))
+		}
+	}
+	return partitions
+}
+
+// Readiness is what /readyz says; empty where it does not answer.
+func (p *Process) Readiness() Object {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get("http://" + p.Admin + "/readyz")
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	var parts Object
+	if json.NewDecoder(resp.Body).Decode(&parts) != nil {
+		return nil
+	}
+	return parts
+}
+
+// Suspend stops the process in the middle of whatever it does, as SIGSTOP does, until Resume.
+func (p *Process) Suspend() { syscall.Kill(-p.cmd.Process.Pid, syscall.SIGSTOP) }
+
+// Resume lets a suspended process go on.
+func (p *Process) Resume() { syscall.Kill(-p.cmd.Process.Pid, syscall.SIGCONT) }
+
+// Join gives a process that has not begun what it shares with another one of the same installation: the secrets' key, the CA and the
+// operator's token.
+func (p *Process) Join(other *Process) {
+	p.tb.Helper()
+	if err := os.MkdirAll(filepath.Join(p.Data, "ca"), 0o700); err != nil {
+		p.tb.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(other.Data, "ca", "*"))
+	for _, name := range append(files, filepath.Join(other.Data, "secrets.key"), filepath.Join(other.Data, "operator.token")) {
+		var text []byte
+		if err == nil {
+			text, err = os.ReadFile(name)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(p.Data, strings.TrimPrefix(name, other.Data)), text, 0o600)
+		}
+	}
+	if err != nil {
+		p.tb.Fatal(err)
 	}
 }
 

@@ -75,7 +75,7 @@ func run(ctx context.Context, long, install bool) error {
 
 // loading are the packages whose tests run real processes under load and look at how long things take: they are not run
 // beside others.
-var loading = []string{"/test/bench", "/test/crash", "/test/faults"}
+var loading = []string{"/test/bench", "/test/cluster", "/test/crash", "/test/faults"}
 
 // tests runs the packages' tests: those that load the machine, or all others.
 func tests(ctx context.Context, long, load bool) error {

@@ -101,7 +101,7 @@ func (k *Keeper) Err() error {
 
 // listen follows the bucket; first gets the end of the first loading.
 func (k *Keeper) listen(ctx context.Context, first chan<- error) {
-	const least, most = 100 * time.Millisecond, 5 * time.Second
+	const least, most = 100 * time.Millisecond, time.Second
 	report := func(err error) {
 		select {
 		case first <- err:

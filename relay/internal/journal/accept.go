@@ -28,6 +28,9 @@ const (
 	// writing for another.
 	inProcessTries = 50
 	inProcessWait  = 20 * time.Millisecond
+	// externalAckTimeout is ackTimeout for a cluster, which drops what was on its way when its leader went: repeats are safe there, and
+	// nothing else is accepted meanwhile.
+	externalAckTimeout = 5 * time.Second
 )
 
 // Entry is an event to accept.
@@ -201,6 +204,9 @@ func (e *Events) ConsumedOf(share string, seq uint64) {
 	}
 }
 
+// Routed is what Consumed was told last; 0 where it was told nothing.
+func (e *Events) Routed() uint64 { return max(e.consumed.Load(), 1) - 1 }
+
 func (p *pending) size() int64 { return int64(len(p.entry.Payload) + len(p.entry.ID) + frameBytes) }
 
 func (e *Events) enqueue(p *pending) error {
@@ -355,7 +361,11 @@ func (e *Events) publish(g *group, buf *[]byte) error {
 
 // await returns when all of the group is acknowledged, or won't be.
 func (e *Events) await(g *group) error {
-	late := time.NewTimer(ackTimeout)
+	patience := ackTimeout
+	if e.disk == nil {
+		patience = externalAckTimeout
+	}
+	late := time.NewTimer(patience)
 	defer late.Stop()
 	select {
 	case <-g.acked:
@@ -363,7 +373,7 @@ func (e *Events) await(g *group) error {
 	case <-e.lost:
 		return fmt.Errorf("%w: connection lost", ErrUnavailable)
 	case <-late.C:
-		err := fmt.Errorf("no acknowledgement of %s in %v", e.name, ackTimeout)
+		err := fmt.Errorf("no acknowledgement of %s in %v", e.name, patience)
 		if e.disk != nil {
 			return e.j.fail(err)
 		}

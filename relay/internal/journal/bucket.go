@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -69,7 +70,7 @@ func (j *Journal) Bucket(ctx context.Context, name string) (*Bucket, error) {
 
 // Get returns ErrNotFound for a key that is absent or deleted.
 func (b *Bucket) Get(ctx context.Context, key string) (Item, error) {
-	ctx, cancel := bound(ctx)
+	ctx, cancel := b.log.bounded(ctx)
 	defer cancel()
 	e, err := b.kv.Get(ctx, key)
 	if err != nil {
@@ -120,6 +121,35 @@ func (b *Bucket) write(ctx context.Context, value []byte, put func(context.Conte
 	return rev, b.log.disk.rewritten()
 }
 
+// Forget removes what deletions left behind, of keys that were deleted that long ago and are never set again.
+func (b *Bucket) Forget(ctx context.Context, olderThan time.Duration) error {
+	ctx, cancel := bound(ctx)
+	defer cancel()
+	var gone []string
+	before := time.Now().Add(-olderThan)
+	err := b.Watch(ctx, func(it Item) error {
+		if it.Key == "" {
+			return errWhole
+		}
+		if it.Deleted && it.Time.Before(before) {
+			gone = append(gone, it.Key)
+		}
+		return nil
+	})
+	if err != errWhole {
+		return err
+	}
+	for _, key := range gone {
+		if err := b.log.stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+b.kv.Bucket()+"."+key)); err != nil {
+			return bucketError(err)
+		}
+	}
+	return nil
+}
+
+// errWhole ends a watch that has told everything that was there.
+var errWhole = errors.New("journal: that is all")
+
 // Keys lists the keys that are set, in no order.
 func (b *Bucket) Keys(ctx context.Context) ([]string, error) {
 	ctx, cancel := bound(ctx)
@@ -138,8 +168,8 @@ func (b *Bucket) Keys(ctx context.Context) ([]string, error) {
 
 // Watch calls fn with every key's present item, then once with the zero Item to
 // say that these were all, then with each change as it comes, deletions
-// included, until fn or ctx returns an error, which Watch then returns, or the connection breaks. A change
-// may be seen before the write that made it returned.
+// included, until fn or ctx returns an error, which Watch then returns, or the connection breaks, or an external
+// server has not let it hear everything for a second or two. A change may be seen before the write that made it returned.
 func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
 	// What changes while the connection is down would be heard only when the subscription finds that out, after seconds.
 	broken := b.log.j.broken()
@@ -148,6 +178,16 @@ func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
 		return bucketError(err)
 	}
 	defer w.Stop()
+	// A watch of a cluster may also hang without an end.
+	listen := &listening{log: b.log}
+	hangs := make(chan error, 1)
+	if b.log.disk == nil {
+		looking, stop := context.WithCancel(ctx)
+		var done sync.WaitGroup
+		defer done.Wait()
+		defer stop()
+		done.Go(func() { hangs <- listen.run(looking) })
+	}
 	for {
 		select {
 		case e, ok := <-w.Updates():
@@ -160,6 +200,9 @@ func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
 			var it Item
 			if e != nil {
 				it = item(e)
+				listen.hear(it.Revision)
+			} else {
+				listen.whole.Store(true)
 			}
 			if err := fn(it); err != nil {
 				return err
@@ -168,6 +211,8 @@ func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
 			return ctx.Err()
 		case <-b.log.j.closing:
 			return ErrClosed
+		case err := <-hangs:
+			return err
 		case <-broken:
 			return fmt.Errorf("%w: connection lost", ErrUnavailable)
 		}

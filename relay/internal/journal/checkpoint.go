@@ -29,20 +29,46 @@ const (
 // maxCheckpoint bounds one checkpoint; the log has room for three.
 const maxCheckpoint = 512 << 20
 
-// SaveCheckpoint replaces partition p's checkpoint; it returns when the new one
-// is durable. kill -9 at any moment leaves the former or the new one, whole.
-// ErrFenced: another process saved at the same time.
-func (j *Journal) SaveCheckpoint(ctx context.Context, p int, data []byte) error {
-	l := j.saves[p]
-	if len(data) > maxCheckpoint {
-		return fmt.Errorf("%w: checkpoint of %d bytes, at most %d", ErrTooLarge, len(data), maxCheckpoint)
+// Checkpoints saves one owner's checkpoints of a partition. It is for one caller
+// at a time.
+type Checkpoints struct {
+	l *Log
+	a *Appender
+}
+
+// Checkpoints begins where the log of checkpoints ends now: once another owner
+// has saved one, this one's are refused.
+func (j *Journal) Checkpoints(ctx context.Context, p int) (*Checkpoints, error) {
+	a, err := j.saves[p].windowed(ctx, saveWindow)
+	if err != nil {
+		return nil, err
 	}
-	a, err := l.appender(ctx)
+	return &Checkpoints{j.saves[p], a}, nil
+}
+
+// Close gives up what it holds. It does not wait.
+func (c *Checkpoints) Close() { c.a.Close() }
+
+// SaveCheckpoint is Save for who saves once.
+func (j *Journal) SaveCheckpoint(ctx context.Context, p int, data []byte) error {
+	c, err := j.Checkpoints(ctx, p)
 	if err != nil {
 		return err
 	}
-	defer a.Close()
-	chunk := min(checkpointChunk, j.limit-checkpointHead)
+	defer c.Close()
+	return c.Save(ctx, data)
+}
+
+// Save replaces the partition's checkpoint; it returns when the new one
+// is durable. kill -9 at any moment leaves the former or the new one, whole.
+// ErrFenced: another owner saved one. After an error nothing more can be saved
+// with this one.
+func (c *Checkpoints) Save(ctx context.Context, data []byte) error {
+	l, a := c.l, c.a
+	if len(data) > maxCheckpoint {
+		return fmt.Errorf("%w: checkpoint of %d bytes, at most %d", ErrTooLarge, len(data), maxCheckpoint)
+	}
+	chunk := min(checkpointChunk, l.j.limit-checkpointHead)
 	gen := make([]byte, 8)
 	rand.Read(gen) // never fails
 	first, parts := a.Last()+1, uint32(0)
@@ -77,7 +103,9 @@ func (j *Journal) LoadCheckpoint(ctx context.Context, p int) (data []byte, ok bo
 	var gen []byte
 	var parts uint32
 	var body []byte
+	read := uint64(0)
 	err = l.Range(ctx, st.First, st.Last, func(m Message) error {
+		read = m.Seq
 		if len(m.Payload) < checkpointHead {
 			return nil
 		}
@@ -99,6 +127,10 @@ func (j *Journal) LoadCheckpoint(ctx context.Context, p int) (data []byte, ok bo
 	})
 	if err != nil {
 		return nil, false, err
+	}
+	if l.disk == nil && st.First <= st.Last && read != st.Last {
+		// The server that answered lags behind: an older checkpoint, or none, may not go with what was trimmed since.
+		return nil, false, fmt.Errorf("%w: checkpoints go to %d and were read to %d", ErrUnavailable, st.Last, read)
 	}
 	return data, ok, nil
 }

@@ -12,7 +12,7 @@ import (
 
 // Serve answers requests on a subject (tokens of A-Za-z0-9_- parted by dots),
 // from this process and others, each in a goroutine of its own, until stop is
-// called; stop waits for the answers under way. ctx is the handler's, and ends with stop. Requests are not kept: one that
+// called; stop waits for the answers under way. A nil answer is none, and the asker waits for another's. ctx is the handler's, and ends with stop. Requests are not kept: one that
 // nobody serves fails at once.
 func (j *Journal) Serve(ctx context.Context, subject string, handle func(context.Context, []byte) []byte) (stop func(), err error) {
 	if err := checkSubject(subject); err != nil {
@@ -31,7 +31,11 @@ func (j *Journal) Serve(ctx context.Context, subject string, handle func(context
 		busy.Add(1)
 		go func() {
 			defer busy.Done()
-			if err := m.Respond(handle(ctx, m.Data)); err != nil {
+			answer := handle(ctx, m.Data)
+			if answer == nil {
+				return
+			}
+			if err := m.Respond(answer); err != nil {
 				j.log.Warn("journal: answer to a command", "subject", subject, "error", err)
 			}
 		}()

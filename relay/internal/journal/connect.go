@@ -91,7 +91,7 @@ func (j *Journal) connect(ctx context.Context) (err error) {
 	if j.nc, err = j.dial("sealpost journal", j.disconnected); err != nil {
 		return err
 	}
-	if j.js, err = jetstream.New(j.nc); err != nil {
+	if j.js, err = jetstream.New(j.nc, j.apiTimeout()...); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if v := j.nc.ConnectedServerVersion(); !atLeast(v, minServer) {
@@ -110,6 +110,14 @@ func (j *Journal) connect(ctx context.Context) (err error) {
 		return fmt.Errorf("journal: the NATS server's max_payload of %d bytes is too small: 128 KiB or more is needed", max)
 	}
 	return nil
+}
+
+// apiTimeout bounds what the client library asks by itself, as when it begins a watch.
+func (j *Journal) apiTimeout() []jetstream.JetStreamOpt {
+	if j.srv != nil {
+		return nil
+	}
+	return []jetstream.JetStreamOpt{jetstream.WithDefaultTimeout(externalTimeout)}
 }
 
 // broken is closed when the connection that is there now, or comes next, breaks.
@@ -147,6 +155,9 @@ func (j *Journal) dial(name string, lost func()) (*nats.Conn, error) {
 	}
 	if j.srv != nil {
 		o = append(o, nats.InProcessServer(j.srv))
+	} else {
+		// A way that is cut says nothing: it is found out by its silence.
+		o = append(o, nats.PingInterval(time.Second), nats.MaxPingsOutstanding(3), nats.Timeout(2*time.Second))
 	}
 	if j.opt.Credentials != "" {
 		o = append(o, nats.UserCredentials(j.opt.Credentials))
@@ -169,6 +180,7 @@ func (j *Journal) shutdown(ctx context.Context) error {
 			l.disk.close()
 		}
 	}
+	j.reach.end()
 	if j.nc != nil {
 		j.nc.Close()
 	}

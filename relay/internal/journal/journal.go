@@ -205,6 +205,8 @@ type Journal struct {
 	audit    *Audit
 	saves    []*Log // checkpoints
 
+	reach reach // of an external server
+
 	mu      sync.Mutex // guards the two below
 	buckets map[string]*Bucket
 	broke   chan struct{} // closed when nc's present connection breaks
@@ -256,8 +258,13 @@ func Open(ctx context.Context, o Options) (_ *Journal, err error) {
 	if err := j.checkFormat(ctx); err != nil {
 		return nil, err
 	}
-	if err := j.openStreams(ctx); err != nil {
+	opening, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := j.openStreams(opening); err != nil {
 		return nil, err
+	}
+	if j.srv == nil {
+		j.reach.begin(j)
 	}
 	return j, nil
 }

@@ -133,7 +133,7 @@ func (j *Journal) checkPartitions(ctx context.Context, cfg jetstream.StreamConfi
 // State asks for the log's bounds. Last may count records that are not durable
 // yet; Synced does not.
 func (l *Log) State(ctx context.Context) (State, error) {
-	ctx, cancel := bound(ctx)
+	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	info, err := l.stream.Info(ctx)
 	if err != nil {
@@ -216,7 +216,7 @@ func (l *Log) Get(ctx context.Context, seq uint64) (Message, error) {
 }
 
 func (l *Log) get(ctx context.Context, seq uint64) (Message, frame, error) {
-	ctx, cancel := bound(ctx)
+	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	m, err := l.j.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+l.name, getRequest(seq))
 	if err != nil {
@@ -282,7 +282,9 @@ func (l *Log) Read(ctx context.Context, from uint64, fn func(Message) error) err
 		}
 	}()
 	next := max(from, 1)
+	var failing time.Time // since when nothing was read
 	for {
+		at, began := next, time.Now()
 		if err := l.readTail(ctx, &next, fn); err != nil {
 			return err
 		}
@@ -293,27 +295,30 @@ func (l *Log) Read(ctx context.Context, from uint64, fn func(Message) error) err
 		if !again {
 			return err
 		}
+		if next > at || time.Since(began) > reconnectWithin/2 || failing.IsZero() {
+			failing = time.Now()
+		}
 		// The subscription would find out by itself, but only after ten seconds without a heartbeat.
-		for tries := 0; ; tries++ {
+		for {
 			select {
 			case <-time.After(reconnectLook):
 			case <-ctx.Done():
 				return l.closed(ctx, ctx.Err())
 			}
+			if time.Since(failing) > reconnectWithin {
+				return unavailable(err)
+			}
 			if l.j.nc.IsConnected() {
 				break
-			}
-			if tries == reconnectLooks {
-				return fmt.Errorf("%w: connection lost", ErrUnavailable)
 			}
 		}
 	}
 }
 
 const (
-	// reconnectLook and reconnectLooks say how often and how long a reader waits for a connection that broke.
-	reconnectLook  = 100 * time.Millisecond
-	reconnectLooks = 300
+	// reconnectLook and reconnectWithin say how often and how long a reader tries to go on that was cut off.
+	reconnectLook   = 100 * time.Millisecond
+	reconnectWithin = 30 * time.Second
 )
 
 // tailRecords is how many records are taken from the tail at once.
@@ -343,7 +348,7 @@ func (l *Log) readTail(ctx context.Context, next *uint64, fn func(Message) error
 }
 
 // readOn is Read over one connection, from next on, until the tail has next; again tells that it does (without
-// an error) or that the connection broke.
+// an error), that the connection broke, or that nothing comes over it although there is something to read.
 func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) (again bool, err error) {
 	broken := l.j.broken()
 	reading, stop := context.WithCancelCause(ctx)
@@ -351,7 +356,7 @@ func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) 
 	go func() {
 		select {
 		case <-broken:
-			stop(nil)
+			stop(errBroken)
 		case <-reading.Done():
 		}
 	}()
@@ -359,20 +364,18 @@ func (l *Log) readOn(ctx context.Context, next *uint64, fn func(Message) error) 
 	how.next.Store(*next)
 	if l.disk != nil {
 		go l.watchStall(reading, &how, stop)
+	} else {
+		go l.watchHang(reading, &how, stop)
 	}
 	lost := func(err error) (bool, error) {
 		switch cause := context.Cause(reading); {
-		case errors.Is(cause, errStalled):
-			return ctx.Err() == nil, l.closed(ctx, err)
+		case cause == errBroken, errors.Is(cause, errStalled):
+			return ctx.Err() == nil, l.closed(ctx, cause)
 		case errors.Is(cause, ErrUnreadable):
 			return false, cause
 		}
-		select {
-		case <-broken:
-			return ctx.Err() == nil, l.closed(ctx, err)
-		default:
-			return false, l.closed(ctx, err)
-		}
+		// A cluster may have no leader for a while.
+		return l.disk == nil && ctx.Err() == nil, l.closed(ctx, err)
 	}
 	js, err := l.j.nc.JetStream()
 	if err != nil {
@@ -476,6 +479,9 @@ func (l *Log) Sweep(ctx context.Context, seqs []uint64, fn func(Message) error) 
 			return errOrder
 		}
 	}
+	if err := l.reaches(ctx, seqs); err != nil {
+		return err
+	}
 	var newest []Message
 	if l.tail != nil {
 		seqs, newest = l.tail.pick(seqs, l.reached())
@@ -534,7 +540,7 @@ func (l *Log) sparse(ctx context.Context, seqs []uint64, fn func(Message) error)
 		if i == sent {
 			return nil // the rest is not durable yet
 		}
-		m, err := await(ctx, sub, inbox+strconv.Itoa(i), early)
+		m, err := l.await(ctx, sub, inbox+strconv.Itoa(i), early)
 		if err != nil {
 			return err
 		}
@@ -555,13 +561,13 @@ func (l *Log) sparse(ctx context.Context, seqs []uint64, fn func(Message) error)
 }
 
 // await returns the message of a subject, and keeps others that come before it.
-func await(ctx context.Context, sub *nats.Subscription, subject string, early map[string]*nats.Msg) (*nats.Msg, error) {
+func (l *Log) await(ctx context.Context, sub *nats.Subscription, subject string, early map[string]*nats.Msg) (*nats.Msg, error) {
 	for {
 		if m := early[subject]; m != nil {
 			delete(early, subject)
 			return m, nil
 		}
-		m, err := answer(ctx, sub)
+		m, err := l.answer(ctx, sub)
 		if err != nil {
 			return nil, err
 		}
@@ -569,8 +575,8 @@ func await(ctx context.Context, sub *nats.Subscription, subject string, early ma
 	}
 }
 
-func answer(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
-	ctx, cancel := bound(ctx)
+func (l *Log) answer(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	m, err := sub.NextMsgWithContext(ctx)
 	return m, unavailable(err)
@@ -637,7 +643,7 @@ func (l *Log) messages(ctx context.Context, sub *nats.Subscription, first, last 
 	}
 	next = last + 1 // unless records come: there is none from first on
 	for {
-		m, err := answer(ctx, sub)
+		m, err := l.answer(ctx, sub)
 		if err != nil {
 			return 0, err
 		}
@@ -742,6 +748,18 @@ func (l *Log) append(ctx context.Context, m *nats.Msg) (uint64, error) {
 	}
 	l.advance(a.seq)
 	return a.seq, nil
+}
+
+// externalTimeout is requestTimeout for what is asked of a cluster and can be asked again: what is on its way to a leader that goes is
+// never answered.
+const externalTimeout = 2 * time.Second
+
+// bounded is bound for what can be asked again.
+func (l *Log) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if l.disk == nil {
+		return context.WithTimeout(ctx, externalTimeout)
+	}
+	return bound(ctx)
 }
 
 // bound ends a request that is not answered, however long its caller may go on.

@@ -12,9 +12,12 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// appendWindow is how many records an appender may have unacknowledged; a further
-// one waits.
-const appendWindow = 4096
+// appendWindow and saveWindow are how many records an appender may have
+// unacknowledged, of outcomes and of checkpoints; a further one waits.
+const (
+	appendWindow = 4096
+	saveWindow   = 64
+)
 
 // Outcomes is a partition's log of what became of its events. It has one writer
 // at a time, the partition's owner.
@@ -28,40 +31,58 @@ type Outcomes struct{ *Log }
 // sequence that the other writer has just reached.)
 //
 // Once an append failed, all later ones fail with the same error; start again
-// with a new Appender and what the log then holds. Append and Sync may be called
+// with a new Appender and what the log then holds. An external server that does
+// not answer, as while its cluster has no leader, is no failure yet: the same
+// records are written again (see resume). Append and Sync may be called
 // concurrently.
 type Appender struct {
-	l    *Log
-	name string // of this writer, unique
-	life int    // of this writer in the log's tail
+	l      *Log
+	name   string // of this writer, unique
+	window uint64 // how many records may be unacknowledged
+	life   int    // of this writer in the log's tail
 
-	turn sync.Mutex // held while writing: records leave in order; guards w, id and prev
-	w    *writer
-	id   []string // values of headers: the record's id
-	prev []string // and the id of the one before
+	turn     sync.Mutex // of one Append at a time: its records stand together
+	resuming sync.Mutex // of one resume at a time
 
-	mu    sync.Mutex // guards what follows
-	next  uint64     // sequence of the next record
-	acked uint64     // up to here all are acknowledged
-	err   error
-	moved chan struct{} // closed when acked or err changes
+	wire  sync.Mutex // held while writing: records leave in order; guards what follows
+	w     *writer
+	begun uint64   // the first record of this writer
+	first uint64   // follows by its sequence, the others by the id of the one before
+	after string   // or, where it is not empty, by this id
+	kept  [][]byte // what is not acknowledged, for resume; nil where there is none
+
+	mu     sync.Mutex // guards what follows
+	next   uint64     // sequence of the next record
+	acked  uint64     // up to here all are acknowledged
+	since  time.Time  // when acked moved last, or the first record after it was sent
+	broken error      // why the records after acked have to be written again
+	err    error
+	moved  chan struct{} // closed when acked, broken or err changes
 }
 
 // NewAppender learns where the log ends and goes on from there. It does not push
 // an earlier writer out: the first append does.
-func (o *Outcomes) NewAppender(ctx context.Context) (*Appender, error) { return o.appender(ctx) }
+func (o *Outcomes) NewAppender(ctx context.Context) (*Appender, error) {
+	a, err := o.appender(ctx)
+	if err == nil && o.disk == nil {
+		a.kept = make([][]byte, appendWindow)
+	}
+	return a, err
+}
 
 func (l *Log) appender(ctx context.Context) (*Appender, error) {
+	return l.windowed(ctx, appendWindow)
+}
+
+func (l *Log) windowed(ctx context.Context, window uint64) (*Appender, error) {
 	st, err := l.State(ctx)
 	if err != nil {
 		return nil, err
 	}
-	a := &Appender{l: l, name: rand.Text(), life: l.tail.restart(st.Last + 1), next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
-	if a.w, err = newWriter(l.j.out, l.subject, appendWindow, a.onAck); err != nil {
+	a := &Appender{l: l, name: rand.Text(), window: window, life: l.tail.restart(st.Last + 1), begun: st.Last + 1, first: st.Last + 1, next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
+	if a.w, err = newWriter(l.j.out, l.subject, int(window), a.onAck); err != nil {
 		return nil, err
 	}
-	a.id = a.w.header(nats.MsgIdHdr)
-	a.w.header(nats.ExpectedLastSeqHdr)[0] = strconv.FormatUint(st.Last, 10)
 	return a, nil
 }
 
@@ -85,44 +106,73 @@ func (a *Appender) Append(ctx context.Context, records ...[]byte) (first uint64,
 	}
 	for _, r := range records {
 		seq := a.Last() + 1
-		if seq > appendWindow {
-			if err := a.await(ctx, seq-appendWindow); err != nil {
+		if seq > a.window {
+			if err := a.await(ctx, seq-a.window); err != nil {
 				return 0, err
 			}
 		}
-		a.mu.Lock()
-		if err := a.err; err != nil {
-			a.mu.Unlock()
+		if err := a.put(seq, r); err != nil {
 			return 0, err
-		}
-		a.next++
-		a.mu.Unlock()
-		if err := a.send(seq, r); err != nil {
-			return 0, a.fail(err)
 		}
 	}
 	return first, nil
 }
 
-// send publishes the record of seq; a.turn is held.
-func (a *Appender) send(seq uint64, record []byte) error {
-	last := a.id[0]
-	a.id[0] = a.name + "." + strconv.FormatUint(seq, 36)
-	if last != "" {
-		if a.prev == nil {
-			delete(a.w.msg.Header, nats.ExpectedLastSeqHdr)
-			a.prev = a.w.header(nats.ExpectedLastMsgIdHdr)
-		}
-		a.prev[0] = last
-	}
-	if err := a.w.publish(int(seq%appendWindow), record); err != nil {
+// put sends the next record, and keeps it where it may have to be sent again.
+func (a *Appender) put(seq uint64, record []byte) error {
+	a.wire.Lock()
+	defer a.wire.Unlock()
+	a.mu.Lock()
+	if err := a.err; err != nil {
+		a.mu.Unlock()
 		return err
+	}
+	a.next++
+	broken := a.broken != nil
+	if a.kept != nil && a.acked == seq-1 {
+		a.since = time.Now()
+	}
+	a.mu.Unlock()
+	if a.kept != nil {
+		slot := &a.kept[seq%a.window]
+		if cap(*slot) > 4<<10 {
+			*slot = nil // a burst's: it is not to stay as large for good
+		}
+		*slot = append((*slot)[:0], record...)
+	}
+	if broken {
+		return nil // resume sends it
+	}
+	if err := a.send(seq, record); err != nil {
+		return a.lose(err)
 	}
 	if a.l.tail != nil {
 		a.l.tail.add(a.life, Message{Seq: seq, Time: time.Now().UTC(), Payload: bytes.Clone(record)})
 	}
 	return nil
 }
+
+// send publishes the record of seq; a.wire is held.
+func (a *Appender) send(seq uint64, record []byte) error {
+	h := a.w.msg.Header
+	if seq == a.first && a.after != "" {
+		delete(h, nats.ExpectedLastSeqHdr)
+		h[nats.ExpectedLastMsgIdHdr] = []string{a.after}
+	} else if seq == a.first {
+		delete(h, nats.ExpectedLastMsgIdHdr)
+		h[nats.ExpectedLastSeqHdr] = []string{strconv.FormatUint(seq-1, 10)}
+	} else {
+		if seq == a.first+1 {
+			delete(h, nats.ExpectedLastSeqHdr)
+		}
+		h[nats.ExpectedLastMsgIdHdr] = h[nats.MsgIdHdr]
+	}
+	h[nats.MsgIdHdr] = []string{a.id(seq)}
+	return a.w.publish(int(seq%a.window), record)
+}
+
+// id is that of this writer's record at seq.
+func (a *Appender) id(seq uint64) string { return a.name + "." + strconv.FormatUint(seq, 36) }
 
 // Sync returns when all that was appended before it was called is durable, with
 // the sequence up to which that is so; or with the error of the first append that failed.
@@ -141,8 +191,8 @@ func (a *Appender) Sync(ctx context.Context) (uint64, error) {
 // Close gives up the appender's inbox. It does not wait: Sync does.
 func (a *Appender) Close() {
 	a.fail(ErrClosed)
-	a.turn.Lock()
-	defer a.turn.Unlock()
+	a.wire.Lock()
+	defer a.wire.Unlock()
 	a.w.close()
 }
 
@@ -152,15 +202,22 @@ func (a *Appender) await(ctx context.Context, seq uint64) error {
 	var late <-chan time.Time
 	for {
 		a.mu.Lock()
-		acked, err, moved := a.acked, a.err, a.moved
+		acked, err, broken, moved := a.acked, a.err, a.broken, a.moved
 		a.mu.Unlock()
-		if acked >= seq {
+		switch {
+		case acked >= seq:
 			return nil
-		} else if err != nil {
+		case err != nil:
 			return err
+		case broken != nil:
+			if err := a.resume(ctx); err != nil {
+				return err
+			}
+			late = nil
+			continue
 		}
 		if late == nil {
-			t := time.NewTimer(ackTimeout)
+			t := time.NewTimer(a.patience())
 			defer t.Stop()
 			late = t.C
 		}
@@ -169,11 +226,13 @@ func (a *Appender) await(ctx context.Context, seq uint64) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-late:
-			err := fmt.Errorf("no acknowledgement of %s in %v", a.l.name, ackTimeout)
+			err := fmt.Errorf("no acknowledgement of %s in %v", a.l.name, a.patience())
 			if a.l.disk != nil {
 				return a.fail(a.l.j.fail(err))
 			}
-			return a.fail(unavailable(err))
+			if err := a.lose(unavailable(err)); err != nil {
+				return err
+			}
 		case <-a.l.j.failed:
 			return a.fail(a.l.j.Err())
 		case <-a.l.j.closing:
@@ -194,14 +253,22 @@ func (a *Appender) onAck(slot int, k ack) {
 		return
 	}
 	switch {
-	case k.err != nil && a.l.disk != nil && slot != int((a.acked+1)%appendWindow):
+	case k.err != nil && a.l.disk != nil && slot != int((a.acked+1)%a.window):
 		a.err = a.l.j.fail(fmt.Errorf("%s was not written: %w", a.l.name, k.err))
+	case k.err != nil && a.mayResume(k.err):
+		if a.broken != nil {
+			return
+		}
+		a.broken = k.err
 	case k.err != nil:
 		a.err = k.err
 	case k.seq <= a.acked:
 		return
 	default:
 		a.acked = k.seq
+		if a.kept != nil {
+			a.since = time.Now()
+		}
 	}
 	close(a.moved)
 	a.moved = make(chan struct{})

@@ -61,12 +61,22 @@ func (h *Hub) drop(w *watcher) {
 	delete(h.watchers, w)
 }
 
+// lose ends all watches: something may have been missed.
+func (h *Hub) lose() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.watchers {
+		close(w.lagged)
+		delete(h.watchers, w)
+	}
+}
+
 func (h *Hub) tell(group []relay.SequencedOutcome) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.watchers {
 		for i := range group {
-			if group[i].State == relay.Unmatched || group[i].Retold != 0 {
+			if group[i].State == relay.Unmatched || group[i].State == relay.Owned || group[i].Retold != 0 {
 				continue
 			}
 			select {

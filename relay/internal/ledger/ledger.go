@@ -172,7 +172,10 @@ func (p *Projector) ofDeliveries(group []relay.SequencedOutcome) []relay.Sequenc
 	}
 	kept := make([]relay.SequencedOutcome, 0, len(group))
 	for _, o := range group {
-		if nameless(o) {
+		switch {
+		case o.State == relay.Owned:
+			continue
+		case nameless(o):
 			p.log.Error("an outcome of an unknown delivery is not in the view", "outcome", o.Sequence, "event", o.Seq,
 				"endpoint", o.EndpointID, "state", o.State, "reason", o.Reason)
 			continue

@@ -1,6 +1,8 @@
 package partition
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 // checkpointing is what the loop knows of its checkpoints.
 type checkpointing struct {
+	to       *journal.Checkpoints // of whoever saves: one at a time; nil: to be had anew
 	saving   bool
 	at       time.Time // when the last one was begun
 	trimmed  time.Time // when the logs were last trimmed
@@ -61,11 +64,45 @@ func (l *loop) save(data []byte) {
 	// The outcomes that it rests on first.
 	_, err := l.appender.Sync(l.work)
 	if err == nil {
-		err = l.o.Journal.SaveCheckpoint(l.work, l.o.Partition, data)
+		err = l.checkpoint.keep(l.work, l, data)
 	}
 	select {
 	case l.savedC <- saved{time.Since(began), len(data), err}:
 	case <-l.work.Done():
+	}
+}
+
+// keep saves a checkpoint behind the last one of this owner: one that was suspended and wakes finds that another has saved, and
+// does not put its own, which the logs may no longer go back to, in the place of the other's. After an error it is not known
+// what the log holds, and where it ends is learned anew, by who holds the lease.
+func (c *checkpointing) keep(ctx context.Context, l *loop, data []byte) error {
+	err := c.try(ctx, l, data)
+	if errors.Is(err, journal.ErrFenced) {
+		// A former owner saved one after this one had begun. It is the last that it saved.
+		err = c.try(ctx, l, data)
+	}
+	return err
+}
+
+func (c *checkpointing) try(ctx context.Context, l *loop, data []byte) (err error) {
+	if c.to == nil {
+		if c.to, err = l.o.Journal.Checkpoints(ctx, l.o.Partition); err != nil {
+			return err
+		}
+	}
+	if !l.o.Tenure.Held() {
+		return ErrLost
+	}
+	if err = c.to.Save(ctx, data); err != nil {
+		c.close()
+	}
+	return err
+}
+
+func (c *checkpointing) close() {
+	if c.to != nil {
+		c.to.Close()
+		c.to = nil
 	}
 }
 

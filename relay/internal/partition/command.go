@@ -142,16 +142,28 @@ func (l *loop) serve(ctx context.Context) (stop func(), err error) {
 		if err := json.Unmarshal(asked, &r); err != nil {
 			return []byte("not a command")
 		}
-		switch r.Kind {
-		case kindHealth:
-			return l.tellHealth(ctx, r.Ref.EndpointID)
-		case kindReopen:
-			return l.obeyReopen(ctx, r.Reopening)
-		case kindStand:
-			return l.obeyStand(ctx)
+		// Beside an owner that was suspended, and does not know yet that it is none any more, there may be another, who answers.
+		if !l.o.Tenure.Held() {
+			return nil
 		}
-		return []byte(encodeAnswer(l.obey(ctx, r)))
+		answer := l.answer(ctx, r)
+		if !l.o.Tenure.Held() {
+			return nil
+		}
+		return answer
 	})
+}
+
+func (l *loop) answer(ctx context.Context, r request) []byte {
+	switch r.Kind {
+	case kindHealth:
+		return l.tellHealth(ctx, r.Ref.EndpointID)
+	case kindReopen:
+		return l.obeyReopen(ctx, r.Reopening)
+	case kindStand:
+		return l.obeyStand(ctx)
+	}
+	return []byte(encodeAnswer(l.obey(ctx, r)))
 }
 
 func (l *loop) obey(ctx context.Context, r request) error {

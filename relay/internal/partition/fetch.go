@@ -144,25 +144,49 @@ func (l *loop) fetch(ctx context.Context) {
 }
 
 func (l *loop) fetchAll(ctx context.Context, items []fetchItem) bool {
+	for {
+		n, err := l.fetchSome(ctx, items)
+		items = items[n:]
+		if ctx.Err() != nil {
+			return false
+		}
+		if !errors.Is(err, journal.ErrUnavailable) {
+			return l.handOver(ctx, fetched{end: true, err: err})
+		}
+		// A cluster that elects a leader: what is read meanwhile is read again, and the partition has no other work to lose for it.
+		l.log.Warn("parked events cannot be read, will try again", "error", err)
+		select {
+		case <-time.After(fetchAgain):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// fetchAgain is how long to wait where the journal does not answer.
+const fetchAgain = 200 * time.Millisecond
+
+func (l *loop) handOver(ctx context.Context, f fetched) bool {
+	select {
+	case l.fetchedC <- f:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// fetchSome reads the events of items and hands each over; it returns how many it handed over.
+func (l *loop) fetchSome(ctx context.Context, items []fetchItem) (next int, err error) {
 	seqs := make([]uint64, 0, len(items))
 	for _, item := range items {
 		if n := len(seqs); n == 0 || seqs[n-1] != item.entry.Seq {
 			seqs = append(seqs, item.entry.Seq)
 		}
 	}
-	next := 0
-	hand := func(f fetched) bool {
-		select {
-		case l.fetchedC <- f:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
 	// Items of events that the log does not have come to their turn with none.
 	pass := func(before uint64) bool {
 		for ; next < len(items) && items[next].entry.Seq < before; next++ {
-			if !hand(fetched{item: items[next]}) {
+			if !l.handOver(ctx, fetched{item: items[next]}) {
 				return false
 			}
 		}
@@ -177,19 +201,19 @@ func (l *loop) fetchAll(ctx context.Context, items []fetchItem) bool {
 			return err
 		}
 		for ; next < len(items) && items[next].entry.Seq == m.Seq; next++ {
-			if !hand(l.reroute(items[next], ev)) {
+			if !l.handOver(ctx, l.reroute(items[next], ev)) {
 				return ctx.Err()
 			}
 		}
 		return nil
 	}
-	err := l.events.Sweep(ctx, seqs, take)
+	err = l.events.Sweep(ctx, seqs, take)
 	// What lies beside what cannot be read may be readable: each by itself.
 	for errors.Is(err, journal.ErrUnreadable) && next < len(items) {
 		seq := items[next].entry.Seq
 		one := l.events.Sweep(ctx, []uint64{seq}, take)
 		for ; errors.Is(one, journal.ErrUnreadable) && next < len(items) && items[next].entry.Seq == seq; next++ {
-			if !hand(fetched{item: items[next], unread: true}) {
+			if !l.handOver(ctx, fetched{item: items[next], unread: true}) {
 				one = ctx.Err()
 			}
 		}
@@ -205,7 +229,7 @@ func (l *loop) fetchAll(ctx context.Context, items []fetchItem) bool {
 	if err == nil {
 		pass(^uint64(0))
 	}
-	return hand(fetched{end: true, err: err}) && ctx.Err() == nil
+	return next, err
 }
 
 // reroute applies the policy in force now.

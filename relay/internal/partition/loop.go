@@ -120,6 +120,8 @@ func (l *loop) loop(ctx context.Context) error {
 		case <-wake.C:
 		case <-l.o.Journal.Failed():
 			err = l.o.Journal.Err()
+		case <-l.o.Tenure.Lost:
+			err = ErrLost
 		case <-stop:
 			stop, l.stopping = nil, true
 			l.endReading()
@@ -207,10 +209,11 @@ func signal(c chan struct{}) {
 }
 
 // dispatch gives couriers what has its turn; nothing while the registry's changes are not heard, for an endpoint may have
-// been paused, nor while those of the erasures are not.
+// been paused, nor while those of the erasures are not, while the lease is not
+// confirmed, or while the log does not take what would become of it.
 func (l *loop) dispatch(now time.Time) error {
 	l.lanes.Press(now, runtime.GOMAXPROCS(0), l.ready.count)
-	for l.o.Registry.Err() == nil && l.o.Erasures.Err() == nil {
+	for l.o.Registry.Err() == nil && l.o.Erasures.Err() == nil && l.o.Tenure.Held() && !l.appender.Stalled() {
 		ticket, ok := l.lanes.Next(now)
 		if !ok {
 			break
@@ -245,6 +248,9 @@ func (l *loop) dispatch(now time.Time) error {
 
 // housekeep does what time alone brings about.
 func (l *loop) housekeep(now time.Time) error {
+	if !l.o.Tenure.Held() {
+		l.interrupt(func(*task) bool { return true })
+	}
 	starved := l.lanes.Starved()
 	for _, t := range l.flying {
 		if lasts := now.Sub(t.started); lasts < lane.YieldAfter {

@@ -11,6 +11,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -51,6 +52,9 @@ type Options struct {
 	// Projected is the OUTCOMES sequence up to which the view has the partition; what is above it is not trimmed. Nil: no view.
 	Projected func() uint64
 
+	// Tenure is under what lease the partition is run; zero: there is none, and this process is the only one.
+	Tenure Tenure
+
 	Schedule        retry.Schedule
 	Limits          lane.Limits   // zero: lane.DefaultLimits
 	SyncEvery       time.Duration // OUTCOMES' group; zero: 50 ms
@@ -78,8 +82,25 @@ func (o Options) withDefaults() Options {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
+	if o.Tenure.Held == nil {
+		o.Tenure.Held = func() bool { return true }
+	}
 	return o
 }
+
+// Tenure is a lease on the partition, as far as it is of use here.
+type Tenure struct {
+	// Owner names who holds it, and is in the log's first record of this run.
+	Owner string
+	// Held tells whether the lease is confirmed now. While it is not, no attempt is begun, those under way are ended, and no command is
+	// answered. Nil: always.
+	Held func() bool
+	// Lost is closed when another may hold the partition; Run ends then, with ErrLost, and records nothing more.
+	Lost <-chan struct{}
+}
+
+// ErrLost ends a run whose lease another may have.
+var ErrLost = errors.New("the partition's lease is lost")
 
 // Run owns the partition until ctx ends, and then stops in order: no new attempt, those in flight have StopGrace to end,
 // and what became of them is durable when Run returns nil. Any other end is an error: the caller may run it
@@ -103,6 +124,10 @@ func start(ctx context.Context, o Options) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := fence(ctx, o, appender); err != nil {
+		appender.Close()
+		return nil, err
+	}
 	state, err := catchUp(ctx, o, appender)
 	if err != nil {
 		appender.Close()
@@ -110,7 +135,27 @@ func start(ctx context.Context, o Options) (*loop, error) {
 	}
 	o.Logger.Info("partition owned", "partition", o.Partition, "cursor", state.Cursor(), "open_endpoints", len(state.Endpoints()),
 		"took", time.Since(began))
-	return newLoop(o, state, appender), nil
+	checkpoints, err := o.Journal.Checkpoints(ctx, o.Partition)
+	if err != nil {
+		appender.Close()
+		return nil, err
+	}
+	l := newLoop(o, state, appender)
+	l.checkpoint.to = checkpoints
+	return l, nil
+}
+
+// fence appends the first record of a new owner before anything is read: what a former one, that was suspended and wakes,
+// appends after it is refused, and what it appended before is read. Killed after it, the record stands for nothing.
+func fence(ctx context.Context, o Options, appender *journal.Appender) error {
+	if o.Tenure.Owner == "" {
+		return nil
+	}
+	b, err := record.AppendOutcome(nil, &relay.Outcome{State: relay.Owned, Reason: relay.Reason(o.Tenure.Owner), Partition: o.Partition, Time: o.Clock()})
+	if err == nil {
+		_, err = appender.Append(ctx, b)
+	}
+	return err
 }
 
 // catchUp is the state at the end of OUTCOMES.
@@ -182,6 +227,7 @@ func restore(ctx context.Context, o Options) (*owner.State, error) {
 // run starts what works beside the loop, and the loop; it returns when all of it has ended.
 func (l *loop) run(ctx context.Context) error {
 	defer l.appender.Close()
+	defer l.checkpoint.close()
 	// What is stopping goes on under work; beside is cancelled when the loop is done with it.
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
 	reading, endReading := context.WithCancel(ctx)
@@ -207,6 +253,13 @@ func (l *loop) run(ctx context.Context) error {
 	beside.Go(func() { l.keepSynced(work) })
 	beside.Go(func() { l.watchRegistry(work) })
 	beside.Go(func() { l.watchErasures(work) })
+	beside.Go(func() {
+		select {
+		case <-l.o.Tenure.Lost:
+			endWork() // whatever the loop may be waiting for
+		case <-work.Done():
+		}
+	})
 
 	err = l.loop(ctx)
 
@@ -239,7 +292,7 @@ func (l *loop) settleUp() error {
 	if _, err := l.appender.Sync(ctx); err != nil {
 		return err
 	}
-	return l.o.Journal.SaveCheckpoint(ctx, l.o.Partition, l.state.Checkpoint())
+	return l.checkpoint.keep(ctx, l, l.state.Checkpoint())
 }
 
 // discard lets everything beside the loop end, taking what it still says.

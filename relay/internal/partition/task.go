@@ -94,6 +94,10 @@ func (l *loop) send(t *task) {
 		return
 	}
 	for i := parcel.Next(); ; i++ {
+		if !l.o.Tenure.Held() {
+			last = result{task: t, progress: last.progress, verdict: relay.Verdict{Kind: relay.VerdictLater, Reason: relay.ReasonInterrupted}}
+			return
+		}
 		attempt, verdict := l.o.Courier.Send(t.ctx, parcel, i)
 		last = result{task: t, attempt: &attempt, verdict: verdict, progress: parcel.After(i, verdict)}
 		if verdict.Kind != relay.VerdictDone || verdict.Reason != relay.ReasonChunkAccepted {

@@ -174,7 +174,7 @@ func (r *Registry) current() (*Snapshot, <-chan struct{}) {
 // listen gathers changes. A watch that ends is begun again; it then tells everything anew. failed
 // gets the first error.
 func (r *Registry) listen(ctx context.Context, failed chan<- error) {
-	const least, most = 100 * time.Millisecond, 5 * time.Second
+	const least, most = 100 * time.Millisecond, time.Second
 	for wait := least; ctx.Err() == nil; wait = min(2*wait, most) {
 		all := batch{items: map[string]journal.Item{}}
 		err := r.bucket.Watch(ctx, func(item journal.Item) error {

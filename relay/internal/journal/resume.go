@@ -1,0 +1,261 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// What an appender does where an external server does not answer, or refuses a record that follows one which it lost. In
+// a cluster without a leader records are dropped and answers are too, for as long as an election lasts (4 to 9 s), and what was
+// not acknowledged may have been stored or not. The log tells: its last record is one of ours, or nobody but us wrote since we
+// began; then all up to it are stored, since each names the one before, and those after it are written again, the first of
+// them to follow the sequence of that record. Any other last record is another writer's: ErrFenced.
+const (
+	// resumeAfter is how long an acknowledgement is waited for before the log is asked.
+	resumeAfter = 2 * time.Second
+	// resumeWithin bounds all of it; then the records are given up, and what they stood for is done again by the next writer.
+	resumeWithin = time.Minute
+	// resumePause is between two questions.
+	resumePause = 100 * time.Millisecond
+	// stalledAfter is how long a record may be unacknowledged before it is better to do nothing that makes more of them.
+	stalledAfter = time.Second
+)
+
+// Stalled tells whether the log takes nothing at present.
+func (a *Appender) Stalled() bool {
+	if a.kept == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.broken != nil || a.acked+1 < a.next && time.Since(a.since) > stalledAfter
+}
+
+func (a *Appender) patience() time.Duration {
+	if a.kept != nil {
+		return resumeAfter
+	}
+	return ackTimeout
+}
+
+// mayResume tells whether an error may be mended by writing again.
+func (a *Appender) mayResume(err error) bool {
+	return a.kept != nil && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFenced) || errors.Is(err, ErrBusy) || errors.Is(err, errInProcess))
+}
+
+// lose notes that the records after the last acknowledged one have to be written again, or fails.
+func (a *Appender) lose(err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.err != nil:
+		return a.err
+	case !a.mayResume(err):
+		a.err = err
+	case a.broken == nil:
+		a.broken = err
+	}
+	close(a.moved)
+	a.moved = make(chan struct{})
+	return a.err
+}
+
+// resume writes again what was not stored. It returns when a whole round was acknowledged, or fails.
+func (a *Appender) resume(ctx context.Context) error {
+	a.resuming.Lock()
+	defer a.resuming.Unlock()
+	a.mu.Lock()
+	why, first := a.broken, a.acked+1
+	a.mu.Unlock()
+	if why == nil {
+		return nil // another caller did
+	}
+	began := time.Now()
+	for round := 0; ; round++ {
+		err := a.again(ctx, round)
+		switch {
+		case err == nil:
+			a.l.j.log.Info("journal: records were written again", "log", a.l.name, "from", first, "after", time.Since(began), "reason", why)
+			return nil
+		case errors.Is(err, ErrFenced):
+			return a.fail(err)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case time.Since(began) > resumeWithin:
+			return a.fail(fmt.Errorf("not written again within %v: %w", resumeWithin, err))
+		}
+		if round%20 == 19 {
+			a.l.j.log.Warn("journal: records cannot be written again yet", "log", a.l.name, "from", first, "reason", why, "error", err)
+		}
+		select {
+		case <-time.After(resumePause):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.l.j.closing:
+			return a.fail(ErrClosed)
+		}
+	}
+}
+
+// again is one round of resume. What is appended meanwhile is kept, or follows.
+func (a *Appender) again(ctx context.Context, round int) error {
+	stored, err := a.stored(ctx)
+	if err != nil {
+		return err
+	}
+	last, err := a.rewrite(stored, round)
+	if err != nil {
+		return err
+	}
+	return a.round(ctx, last)
+}
+
+// rewrite sends all after the last stored record, and returns the sequence of the last one sent.
+func (a *Appender) rewrite(stored uint64, round int) (last uint64, err error) {
+	a.wire.Lock()
+	defer a.wire.Unlock()
+	// Late answers to the former round are not taken for answers to this one.
+	if err := a.w.reset(); err != nil {
+		return 0, err
+	}
+	a.mu.Lock()
+	a.acked, a.broken, a.since = stored, nil, time.Now()
+	close(a.moved)
+	a.moved = make(chan struct{})
+	next, failed := a.next, a.err
+	a.mu.Unlock()
+	if failed != nil {
+		return 0, failed
+	}
+	// By the id of the last record, if that is ours, or by its sequence: a server that was started anew does not know the id of a record
+	// that is older than its window for duplicates, and a leader counts refused records of others among the sequences for a while.
+	a.first, a.after = stored+1, ""
+	if round%2 == 0 && stored >= a.begun {
+		a.after = a.id(stored)
+	}
+	for seq := a.first; seq < next; seq++ {
+		if err := a.send(seq, a.kept[seq%a.window]); err != nil {
+			a.lose(err)
+			break
+		}
+	}
+	return next - 1, nil
+}
+
+// round returns when all up to seq is acknowledged, or will not be without another round.
+func (a *Appender) round(ctx context.Context, seq uint64) error {
+	late := time.NewTimer(resumeAfter)
+	defer late.Stop()
+	for {
+		a.mu.Lock()
+		acked, err, broken, moved := a.acked, a.err, a.broken, a.moved
+		a.mu.Unlock()
+		switch {
+		case err != nil:
+			return err
+		case acked >= seq:
+			return nil
+		case broken != nil:
+			if errors.Is(broken, ErrFenced) {
+				// It may be a record that was lost again; the log tells in the next round.
+				return fmt.Errorf("%w: refused in between: %s", ErrUnavailable, broken)
+			}
+			return broken
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late.C:
+			err := fmt.Errorf("%w: no acknowledgement of %s in %v", ErrUnavailable, a.l.name, resumeAfter)
+			if failed := a.lose(err); failed != nil {
+				return failed
+			}
+			return err
+		}
+	}
+}
+
+// stored is the sequence of the last record that the log has, which must be this writer's or the one that it began behind.
+func (a *Appender) stored(ctx context.Context) (uint64, error) {
+	st, err := a.l.State(ctx)
+	if err != nil {
+		return 0, err
+	}
+	a.mu.Lock()
+	acked, next := a.acked, a.next
+	a.mu.Unlock()
+	switch {
+	case st.Last < acked:
+		// The one who answers lags behind what was acknowledged.
+		return 0, fmt.Errorf("%w: %s ends at %d, and %d was acknowledged", ErrUnavailable, a.l.name, st.Last, acked)
+	case st.Last == acked:
+		return acked, nil
+	}
+	id, err := a.l.idAt(ctx, st.Last)
+	if err != nil {
+		return 0, err
+	}
+	if st.Last < next && id == a.id(st.Last) {
+		return st.Last, nil
+	}
+	return 0, fmt.Errorf("%w: %s ends at %d with a record of another", ErrFenced, a.l.name, st.Last)
+}
+
+// idAt asks the stream's leader for the id of a record.
+func (l *Log) idAt(ctx context.Context, seq uint64) (string, error) {
+	m, err := l.leaderGet(ctx, seq)
+	if err != nil {
+		return "", err
+	}
+	return m.header.Get(nats.MsgIdHdr), nil
+}
+
+// stored is a record as the leader of its stream has it.
+type stored struct {
+	seq    uint64
+	at     time.Time
+	data   []byte
+	header nats.Header
+}
+
+// leaderGet reads a record from the stream's leader, which has all that was acknowledged; the servers that answer a direct get may
+// lag behind. ErrNotFound: the leader does not have it.
+func (l *Log) leaderGet(ctx context.Context, seq uint64) (stored, error) {
+	ctx, cancel := l.bounded(ctx)
+	defer cancel()
+	m, err := l.j.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+l.name, getRequest(seq))
+	if err != nil {
+		return stored{}, unavailable(err)
+	}
+	var r struct {
+		Error   json.RawMessage `json:"error"`
+		Message struct {
+			Seq    uint64    `json:"seq"`
+			Header []byte    `json:"hdrs"`
+			Data   []byte    `json:"data"`
+			Time   time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &r); err != nil {
+		return stored{}, fmt.Errorf("%w: record: %w", ErrUnavailable, err)
+	}
+	if len(r.Error) > 0 {
+		return stored{}, refusal(m.Data)
+	}
+	if r.Message.Seq != seq {
+		return stored{}, fmt.Errorf("%w: asked for record %d, got %d", ErrUnavailable, seq, r.Message.Seq)
+	}
+	out := stored{seq: seq, at: r.Message.Time, data: r.Message.Data}
+	if len(r.Message.Header) > 0 {
+		if out.header, err = nats.DecodeHeadersMsg(r.Message.Header); err != nil {
+			return stored{}, fmt.Errorf("%w: header of a record: %w", ErrUnavailable, err)
+		}
+	}
+	return out, nil
+}
