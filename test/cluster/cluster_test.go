@@ -18,8 +18,6 @@ func TestCluster(t *testing.T) {
 	w.scenario("suspend-relay", suspendRelay)
 	w.scenario("restart-relay", restartRelay)
 	w.scenario("kill-leader", killLeader)
-	w.scenario("cut-off", cutOff)
-	w.scenario("roll", roll)
 }
 
 // killRelay kills one relay after the other in the middle of its work; the last time, the one that has just taken over.
@@ -96,35 +94,5 @@ func killLeader(w *world) {
 		})
 		node.Start()
 		w.whole()
-	}
-}
-
-// cutOff cuts a leader off from the other nodes, while its clients stay connected; then from its clients too.
-func cutOff(w *world) {
-	for _, clients := range []bool{false, true} {
-		node := w.leader("_EVENTS_0")
-		w.Cleanup(func() { node.Heal(); node.Clients.Heal() })
-		w.interrupted(func() {
-			node.Isolate()
-			if clients {
-				node.Clients.Cut()
-			}
-			w.Logf("%s was cut off, with its clients %v: deliveries went on everywhere after %v", node.Name, clients, w.flowing().Round(time.Millisecond))
-			node.Heal()
-			node.Clients.Heal()
-			w.whole()
-		})
-	}
-}
-
-// roll restarts all nodes of NATS, one after the other, as an operator does.
-func roll(w *world) {
-	for _, node := range w.nats.Nodes {
-		w.interrupted(func() {
-			node.Stop()
-			node.Start()
-			w.whole()
-			w.flowing()
-		})
 	}
 }
