@@ -153,6 +153,9 @@ func (a *Alerts) Raise(n Notice) {
 		g = &gathered{due: n.Time.Add(gather)}
 		a.groups[k] = g
 	}
+	if slices.Contains(g.facts, n.Fact) {
+		return // two who saw the same
+	}
 	if g.count == 0 {
 		g.first = n.Time
 	}

@@ -87,8 +87,8 @@ func TestGathered(t *testing.T) {
 			t.Fatalf("%+v", got)
 		}
 		for i := range 1000 {
-			for range 1000 {
-				b.Raise(dead(i + 1))
+			for k := range 1000 {
+				b.Raise(dead(1000*i + k + 1))
 			}
 			time.Sleep(600 * time.Millisecond)
 		}
@@ -139,6 +139,19 @@ func TestSameFactsSameEvent(t *testing.T) {
 		}
 		if id(1, 2, 3) == id(1, 2, 4) || id(1) == id(2) {
 			t.Error("different facts are one event")
+		}
+	})
+}
+
+// TestSameFactTwice is one: two attempts that find the same endpoint gone suspend it once.
+func TestSameFactTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook(t)
+		b.Raise(dead(1))
+		b.Raise(dead(1))
+		b.Raise(dead(2))
+		if got := b.after(2 * time.Second); len(got) != 1 || counted(t, got[0]) != 2 {
+			t.Errorf("%+v", got)
 		}
 	})
 }
