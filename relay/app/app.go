@@ -439,16 +439,16 @@ func lost(t partition.Tenure) bool {
 // suspend stops an endpoint whose receiver said that it is gone.
 func (a *App) suspend(ctx context.Context, endpointID string, reason relay.Reason) {
 	ep := a.registry.Snapshot().Endpoint(endpointID)
-	if ep == nil {
+	if ep == nil || ep.State == relay.EndpointSuspended { // several attempts may have found it gone
 		return
 	}
 	ref := control.Ref{Tenant: ep.Tenant, ID: endpointID}
-	suspended, err := a.control.SuspendEndpoint(ctx, control.Relay(), ref, string(reason))
+	_, err := a.control.SuspendEndpoint(ctx, control.Relay(), ref, string(reason))
 	switch {
 	case err == nil:
 		a.alerts.Raise(alert.Notice{
 			Kind: alert.EndpointSuspended, Tenant: ep.Tenant, EndpointID: endpointID, Reason: string(reason),
-			Fact: fmt.Sprint(suspended.Revision), Time: a.o.Clock(),
+			Fact: fmt.Sprint(ep.Revision), Time: a.o.Clock(),
 		})
 	case ctx.Err() == nil:
 		a.log.Error("endpoint not suspended", "endpoint", endpointID, "error", err)

@@ -66,7 +66,9 @@ func TestOperationalEvents(t *testing.T) {
 		read()
 		return seen["sealpost.delivery.dead"][picky.ID].Data.Count > 0 && seen["sealpost.endpoint.suspended"][gone.ID].Data.Count == 1 &&
 			seen["sealpost.breaker.opened"][failing.ID].Data.Count > 0
-	}, func() string { return fmt.Sprintf("picky %s, gone %s, failing %s: %v", picky.ID, gone.ID, failing.ID, seen) })
+	}, func() string {
+		return fmt.Sprintf("picky %s, gone %s, failing %s: %v", picky.ID, gone.ID, failing.ID, seen)
+	})
 	one := seen["sealpost.delivery.dead"][picky.ID]
 	if d := one.Data; d.Tenant != "acme" || d.Reason != "REJECTED" || d.Count > 12 || len(d.IDs) == 0 || !strings.HasPrefix(d.IDs[0], "dlv_") {
 		t.Errorf("%+v", one)
