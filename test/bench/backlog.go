@@ -229,8 +229,9 @@ func (st *stage) mend(ctx context.Context, which int, m manner) (resume func() e
 
 // lived is what became of live traffic.
 type lived struct {
-	rate     float64 // deliveries a second at full speed
-	p50, p99 float64 // milliseconds, at liveRate
+	rate     float64   // deliveries a second at full speed
+	p50, p99 float64   // milliseconds, at liveRate
+	bare     []float64 // the bare client's at the same time
 }
 
 // liveRate is that of gentle traffic beside a drain, in events a second.
@@ -250,28 +251,32 @@ func (p *pile) traffic(ctx context.Context, what string) (lived, error) {
 
 func (p *pile) gently(ctx context.Context, part string) (lived, error) {
 	st := p.live
-	gentle, err := st.pass(ctx, load{part: part, events: max(20, int(liveRate*st.b.o.Lasting.Seconds())), every: time.Second / liveRate})
+	var gentle passed
+	bare, err := p.b.withTrips(ctx, st.b.o.Lasting, func() (err error) {
+		gentle, err = st.pass(ctx, load{part: part, events: max(20, int(liveRate*st.b.o.Lasting.Seconds())), every: time.Second / liveRate})
+		return err
+	})
 	if err != nil {
 		return lived{}, err
 	}
 	took, err := st.latencies(gentle, 0)
-	return lived{p50: percentile(took, 50), p99: percentile(took, 99)}, err
+	return lived{p50: percentile(took, 50), p99: percentile(took, 99), bare: bare}, err
 }
 
 // compare adds what a drain did to live traffic.
 func (p *pile) compare(quiet, busy lived, note string) {
-	add := func(name string, v float64, unit string, goal *Goal) {
-		p.b.take(Figure{Part: p.part, Name: name, Value: v, Unit: unit, Goal: goal, Note: note})
+	add := func(name string, v float64, unit string, bare float64, goal *Goal) {
+		p.b.take(Figure{Part: p.part, Name: name, Value: v, Unit: unit, Bare: bare, Goal: goal, Note: note})
 	}
 	if quiet.rate > 0 {
-		add("live traffic at full speed before", quiet.rate, "/s", nil)
-		add("live traffic at full speed, draining over before", busy.rate/quiet.rate, "x", p.b.whole(atLeast(0.8)))
+		add("live traffic at full speed before", quiet.rate, "/s", 0, nil)
+		add("live traffic at full speed, draining over before", busy.rate/quiet.rate, "x", 0, p.b.whole(atLeast(0.8)))
 	}
 	at := fmt.Sprintf(" of live traffic at %d/s", liveRate)
-	add("p50"+at+" before", quiet.p50, "ms", nil)
-	add("p50"+at+" while it drains", busy.p50, "ms", nil)
-	add("p99"+at+" before", quiet.p99, "ms", nil)
-	add("p99"+at+" while it drains", busy.p99, "ms", nil)
+	add("p50"+at+" before", quiet.p50, "ms", percentile(quiet.bare, 50), nil)
+	add("p50"+at+" while it drains", busy.p50, "ms", percentile(busy.bare, 50), nil)
+	add("p99"+at+" before", quiet.p99, "ms", percentile(quiet.bare, 99), nil)
+	add("p99"+at+" while it drains", busy.p99, "ms", percentile(busy.bare, 99), nil)
 }
 
 // settle waits for the rest of what was parked, and holds all of it against what was published.

@@ -58,6 +58,9 @@ func (t transport) String() string { return [...]string{"HTTP", "TLS", "mutual T
 
 // set starts a relay and registers its endpoints.
 func (b *bench) set(ctx context.Context, s setting) (*stage, error) {
+	if err := enoughFiles(s.endpoints, openFiles()); err != nil {
+		return nil, err
+	}
 	r, err := startRelay(ctx, b.o.Program, b.dir, s)
 	if err != nil {
 		return nil, err
@@ -67,6 +70,17 @@ func (b *bench) set(ctx context.Context, s setting) (*stage, error) {
 		return nil, errors.Join(err, r.close())
 	}
 	return st, nil
+}
+
+// spareFiles are those that a process needs beside its connections.
+const spareFiles = 1000
+
+// enoughFiles tells whether each endpoint can have a connection, under a limit of open files; 0: not known.
+func enoughFiles(endpoints int, limit uint64) error {
+	if need := uint64(endpoints) + spareFiles; limit > 0 && need > limit {
+		return fmt.Errorf("bench: %d endpoints need %d open files, and a process may have %d: raise it (ulimit -Hn) or use --scale", endpoints, need, limit)
+	}
+	return nil
 }
 
 // beside registers more endpoints at a relay that runs.

@@ -152,9 +152,7 @@ func (b *bench) redacted(ctx context.Context) error {
 }
 
 func (b *bench) schemes(ctx context.Context) error {
-	for _, scheme := range []signer.Scheme{
-		signer.Standard, signer.StandardEd25519, signer.RFC9421, signer.TimestampHMAC, signer.TimestampHMAC256, signer.RSASHA256,
-	} {
+	for _, scheme := range signer.Schemes() {
 		part := fmt.Sprintf("end to end, scheme %s", scheme)
 		if err := b.rate(ctx, part, setting{change: func(_ int, ep *sealpostv1.Endpoint) { ep.Scheme = string(scheme) }}); err != nil {
 			return err
@@ -300,23 +298,34 @@ func (b *bench) gentleLatency(ctx context.Context, st *stage, part string) error
 		return err
 	}
 	every := time.Second / gentle
-	events := max(fewest/10, int(2*b.o.Lasting/every))
-	trips := make(chan trips, 1)
-	go func() {
-		sleep(ctx, every/2) // between two events
-		trips <- roundTrips(ctx, b.plain+"/bare", events, every)
-	}()
-	p, err := st.pass(ctx, load{part: part, events: events, every: every})
-	bare := <-trips
-	if err = errors.Join(err, bare.err); err != nil {
+	var p passed
+	bare, err := b.withTrips(ctx, 2*b.o.Lasting, func() (err error) {
+		p, err = st.pass(ctx, load{part: part, events: max(fewest/10, int(2*b.o.Lasting/every)), every: every})
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	took, err := st.latencies(p, 0)
 	if err != nil {
 		return err
 	}
-	b.addLatencies(part, took, bare.took, atMost(1.5), atMost(5))
+	b.addLatencies(part, took, bare, atMost(1.5), atMost(5))
 	return nil
+}
+
+// withTrips has the bare client make requests at a gentle rate for about so long, while a figure is taken, and returns how many
+// milliseconds each took.
+func (b *bench) withTrips(ctx context.Context, lasting time.Duration, figure func() error) ([]float64, error) {
+	every := time.Second / gentle
+	done := make(chan trips, 1)
+	go func() {
+		sleep(ctx, every/2) // between two events
+		done <- roundTrips(ctx, b.plain+"/bare", max(fewest/10, int(lasting/every)), every)
+	}()
+	err := figure()
+	bare := <-done
+	return bare.took, errors.Join(err, bare.err)
 }
 
 // addLatencies adds what is known of latencies in milliseconds; the goals may be nil.
@@ -347,7 +356,11 @@ func (b *bench) halfLatency(ctx context.Context, st *stage) error {
 	if b.half > 0 {
 		rate = 2 * b.half
 	}
-	p, err := st.pass(ctx, load{part: part, events: st.lasting(rate / 2), every: time.Duration(2e9 / rate)})
+	var p passed
+	bare, err := b.withTrips(ctx, b.o.Lasting, func() (err error) {
+		p, err = st.pass(ctx, load{part: part, events: st.lasting(rate / 2), every: time.Duration(2e9 / rate)})
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -356,6 +369,6 @@ func (b *bench) halfLatency(ctx context.Context, st *stage) error {
 		return err
 	}
 	b.add(part, "events published", float64(len(p.starts)-1)*1e9/float64(slices.Max(p.starts)-slices.Min(p.starts)), "/s", 0, nil)
-	b.addLatencies(part, took, nil, nil, nil)
+	b.addLatencies(part, took, bare, nil, nil)
 	return nil
 }

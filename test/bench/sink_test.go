@@ -262,6 +262,19 @@ func TestPassAddsUp(t *testing.T) {
 	}
 }
 
+func TestEnoughFiles(t *testing.T) {
+	t.Parallel()
+	for _, one := range []struct {
+		endpoints int
+		limit     uint64
+		enough    bool
+	}{{10_000, 0, true}, {10_000, 11_000, true}, {10_000, 10_999, false}, {1, 1001, true}} {
+		if err := enoughFiles(one.endpoints, one.limit); (err == nil) != one.enough {
+			t.Errorf("%+v: %v", one, err)
+		}
+	}
+}
+
 func TestPercentile(t *testing.T) {
 	t.Parallel()
 	var hundred []float64
