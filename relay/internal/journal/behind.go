@@ -111,8 +111,7 @@ func (w *listening) run(ctx context.Context) error {
 
 // gone tells whether the last record was removed, so that nobody will hear it: it is not asked for again.
 func (w *listening) gone(ctx context.Context, seq uint64) bool {
-	_, err := w.log.leaderGet(ctx, seq)
-	if !errors.Is(err, ErrNotFound) {
+	if err := w.log.holds(ctx, seq); !errors.Is(err, ErrNotFound) {
 		return false
 	}
 	w.hear(seq)

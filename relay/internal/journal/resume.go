@@ -207,55 +207,37 @@ func (a *Appender) stored(ctx context.Context) (uint64, error) {
 	return 0, fmt.Errorf("%w: %s ends at %d with a record of another", ErrFenced, a.l.name, st.Last)
 }
 
-// idAt asks the stream's leader for the id of a record.
+// idAt is the id of a record that the stream's leader says is there. Any replica may tell it: what stands at a sequence is the same on
+// all. (The leader is not asked for it by the other way, for there a server answers too that believes, for a while, that there is none.)
 func (l *Log) idAt(ctx context.Context, seq uint64) (string, error) {
-	m, err := l.leaderGet(ctx, seq)
+	ctx, cancel := l.bounded(ctx)
+	defer cancel()
+	m, err := l.j.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+l.name, getRequest(seq))
 	if err != nil {
-		return "", err
+		return "", unavailable(err)
 	}
-	return m.header.Get(nats.MsgIdHdr), nil
+	if status := m.Header.Get("Status"); status != "" {
+		return "", fmt.Errorf("%w: id of record %d: %s %s", ErrUnavailable, seq, status, m.Header.Get("Description"))
+	}
+	return m.Header.Get(nats.MsgIdHdr), nil
 }
 
-// stored is a record as the leader of its stream has it.
-type stored struct {
-	seq    uint64
-	at     time.Time
-	data   []byte
-	header nats.Header
-}
-
-// leaderGet reads a record from the stream's leader, which has all that was acknowledged; the servers that answer a direct get may
-// lag behind. ErrNotFound: the leader does not have it.
-func (l *Log) leaderGet(ctx context.Context, seq uint64) (stored, error) {
+// holds asks the stream's leader whether it has a record; a server that answers a direct get may lag behind. ErrNotFound: it does not.
+func (l *Log) holds(ctx context.Context, seq uint64) error {
 	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	m, err := l.j.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+l.name, getRequest(seq))
 	if err != nil {
-		return stored{}, unavailable(err)
+		return unavailable(err)
 	}
 	var r struct {
-		Error   json.RawMessage `json:"error"`
-		Message struct {
-			Seq    uint64    `json:"seq"`
-			Header []byte    `json:"hdrs"`
-			Data   []byte    `json:"data"`
-			Time   time.Time `json:"time"`
-		} `json:"message"`
+		Error json.RawMessage `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &r); err != nil {
-		return stored{}, fmt.Errorf("%w: record: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: record: %w", ErrUnavailable, err)
 	}
 	if len(r.Error) > 0 {
-		return stored{}, refusal(m.Data)
+		return refusal(m.Data)
 	}
-	if r.Message.Seq != seq {
-		return stored{}, fmt.Errorf("%w: asked for record %d, got %d", ErrUnavailable, seq, r.Message.Seq)
-	}
-	out := stored{seq: seq, at: r.Message.Time, data: r.Message.Data}
-	if len(r.Message.Header) > 0 {
-		if out.header, err = nats.DecodeHeadersMsg(r.Message.Header); err != nil {
-			return stored{}, fmt.Errorf("%w: header of a record: %w", ErrUnavailable, err)
-		}
-	}
-	return out, nil
+	return nil
 }
