@@ -408,7 +408,7 @@ func TestStartsAgainWithUnsyncedOutcomes(t *testing.T) {
 	w.crash()
 	syncEvery = time.Millisecond // for what was not even appended is sent again
 	w.start()
-	w.finish()
 	w.reachAll(seqs, "ep", relay.Delivered)
+	w.finish()
 	w.settled()
 }
