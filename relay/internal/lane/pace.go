@@ -57,7 +57,7 @@ func (l *Lanes[T]) Press(now time.Time, processors int, ready func() int) {
 	p.full = false
 }
 
-// tally says who is heavy: who sends as much as all do on average, or more.
+// tally says who is heavy: who sends as much as all do on average, or more. One who sends alone holds nobody up.
 func (l *Lanes[T]) tally(now time.Time) {
 	if since := now.Sub(l.pace.tallied); since >= 0 && since < tallyEvery {
 		return
@@ -70,7 +70,7 @@ func (l *Lanes[T]) tally(now time.Time) {
 		}
 	}
 	for _, t := range l.tenants {
-		l.setHeavy(t, t.sent > 0 && t.sent*senders >= sent)
+		l.setHeavy(t, senders > 1 && t.sent > 0 && t.sent*senders >= sent)
 		t.sent = 0
 	}
 }
