@@ -2,54 +2,11 @@ package erasure
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/sealpost/sealpost/relay/internal/journal"
 )
-
-// Copy takes the tombstones of one journal over into another, of which the first is a later state: the other was restored
-// from a copy that was made before. Both must have the same root key. It returns how many there were. At its next start, a process on
-// the second journal erases their subjects once more (see Reconcile); nothing of them leaves before.
-func Copy(ctx context.Context, from, to *journal.Bucket) (int, error) {
-	keys, err := from.Keys(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("erasures: %w", err)
-	}
-	n := 0
-	for _, key := range keys {
-		item, err := from.Get(ctx, key)
-		if err != nil {
-			return n, fmt.Errorf("erasures: %w", err)
-		}
-		t, err := decode(key, item.Value)
-		if err != nil {
-			return n, err
-		}
-		t.Erased = false
-		was, err := to.Get(ctx, key)
-		switch {
-		case err == nil:
-			old, err := decode(key, was.Value)
-			if err != nil {
-				return n, err
-			}
-			t.Seq = max(t.Seq, old.Seq)
-		case !errors.Is(err, journal.ErrNotFound):
-			return n, fmt.Errorf("erasures: %w", err)
-		}
-		data, err := t.encode()
-		if err != nil {
-			return n, err
-		}
-		if _, err := to.Put(ctx, key, data); err != nil {
-			return n, fmt.Errorf("erasures: %w", err)
-		}
-		n++
-	}
-	return n, nil
-}
 
 // Logs are the journal's, as far as it is asked for them here.
 type Logs interface {

@@ -147,6 +147,13 @@ func (l *Lanes[T]) Configure(id string, s Settings, now time.Time) {
 	l.reconsider(n)
 }
 
+// Spent has an endpoint's rate begin with nothing saved up, as where another owner may have sent to it a moment ago.
+func (l *Lanes[T]) Spent(id string, now time.Time) {
+	if n := l.lanes[id]; n != nil && n.limiter != nil {
+		n.limiter.ReserveN(now, n.limiter.Burst())
+	}
+}
+
 // Remove forgets a lane that is empty; it does nothing to another one.
 func (l *Lanes[T]) Remove(id string) {
 	if n := l.lanes[id]; n != nil && n.queue.len() == 0 && n.inFlight == 0 {

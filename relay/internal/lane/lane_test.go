@@ -684,6 +684,22 @@ func BenchmarkLanes(b *testing.B) {
 	}
 }
 
+// What was spent by another owner is not there to be spent again.
+func TestSpent(t *testing.T) {
+	t.Parallel()
+	l := New[item](Limits{InFlight: 4, Bytes: 1 << 20, LaneItems: 100, LaneBytes: 1 << 20, MaxWait: time.Hour})
+	l.Configure("a", Settings{Open: true, Concurrency: 4, Rate: 20}, start)
+	l.Spent("a", start)
+	l.Spent("unknown", start)
+	fill(t, l, "a", 3, start)
+	if _, ok := next(l, start.Add(40*time.Millisecond)); ok {
+		t.Error("sent at once")
+	}
+	if _, ok := next(l, start.Add(60*time.Millisecond)); !ok {
+		t.Error("not sent when the rate allows")
+	}
+}
+
 func TestChargeDelaysWhatFollows(t *testing.T) {
 	t.Parallel()
 	l := New[item](Limits{InFlight: 4, Bytes: 1 << 20, LaneItems: 100, LaneBytes: 1 << 20, MaxWait: time.Hour})

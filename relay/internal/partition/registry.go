@@ -26,6 +26,7 @@ func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
 	if l.snapshot != nil && s.Revision() < l.snapshot.Revision() {
 		return nil
 	}
+	taken := l.snapshot == nil
 	l.snapshot = s
 	for ep := range s.All() {
 		// One that this partition knows stays known though its record, and with it its tenant, cannot be read any more.
@@ -35,6 +36,9 @@ func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
 		l.configured[ep.ID] = ep.Revision
 		if err := l.configure(ep, now); err != nil {
 			return err
+		}
+		if taken {
+			l.lanes.Spent(ep.ID, now) // a rate holds over all owners, the one before this included
 		}
 	}
 	for id := range l.configured {
