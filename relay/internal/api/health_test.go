@@ -1,8 +1,9 @@
 package api
 
 import (
+	"bytes"
+	"encoding/json"
 	"net/http"
-	"strings"
 	"testing"
 )
 
@@ -15,7 +16,8 @@ func TestHealth(t *testing.T) {
 		`"oldestOpenTime":"2023-11-14T22:13:20Z","lastFailureTime":"2023-11-14T22:13:20Z","lastFailureReason":"TIMEOUT","inFlight":2,"spans":[` +
 		`{"length":"300s","attempts":"9","accepted":"8","delivered":"8","dead":"0","p50":"0.003s","p99":"1s","failures":{"TIMEOUT":"1"}},` +
 		`{"length":"3600s","attempts":"0","accepted":"0","delivered":"0","dead":"0","failures":{}}],"sinceTime":"2023-11-14T22:13:20Z"}`
-	if a.code != http.StatusOK || strings.TrimSpace(a.body) != want {
-		t.Errorf("%d %s\nwant %s", a.code, a.body, want)
+	var got bytes.Buffer
+	if err := json.Compact(&got, []byte(a.body)); err != nil || a.code != http.StatusOK || got.String() != want {
+		t.Errorf("%v: %d %s\nwant %s", err, a.code, got.String(), want)
 	}
 }
