@@ -28,7 +28,10 @@ type Outcomes struct{ *Log }
 // later one the record it must follow, by an id that no other writer has. (To
 // name the sequence alone is no fence where records are sent without waiting:
 // after the first is refused, a later one of them may name by chance the
-// sequence that the other writer has just reached.)
+// sequence that the other writer has just reached.) On an external server a
+// record is sent when the one before it is acknowledged, and names its sequence:
+// there each replica of a stream checks the id by what it remembers of the last
+// record, which one that caught up from another does not know.
 //
 // Once an append failed, all later ones fail with the same error; start again
 // with a new Appender and what the log then holds. An external server that does
@@ -46,10 +49,9 @@ type Appender struct {
 
 	wire  sync.Mutex // held while writing: records leave in order; guards what follows
 	w     *writer
-	begun uint64   // the first record of this writer
-	first uint64   // follows by its sequence, the others by the id of the one before
-	after string   // or, where it is not empty, by this id
-	kept  [][]byte // what is not acknowledged, for resume; nil where there is none
+	first uint64   // this writer's first record
+	sent  uint64   // up to here records were sent; only where they are kept
+	kept  [][]byte // what is not acknowledged, to be sent in its turn or again; nil where it is the caller's to wait
 
 	mu     sync.Mutex // guards what follows
 	next   uint64     // sequence of the next record
@@ -65,7 +67,7 @@ type Appender struct {
 func (o *Outcomes) NewAppender(ctx context.Context) (*Appender, error) {
 	a, err := o.appender(ctx)
 	if err == nil && o.disk == nil {
-		a.kept = make([][]byte, appendWindow)
+		a.window, a.kept = appendWindow, make([][]byte, appendWindow)
 	}
 	return a, err
 }
@@ -74,12 +76,16 @@ func (l *Log) appender(ctx context.Context) (*Appender, error) {
 	return l.windowed(ctx, appendWindow)
 }
 
+// windowed is an appender that has at most so many records unacknowledged; on an external server, one.
 func (l *Log) windowed(ctx context.Context, window uint64) (*Appender, error) {
+	if l.disk == nil {
+		window = 1
+	}
 	st, err := l.State(ctx)
 	if err != nil {
 		return nil, err
 	}
-	a := &Appender{l: l, name: rand.Text(), window: window, life: l.tail.restart(st.Last + 1), begun: st.Last + 1, first: st.Last + 1, next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
+	a := &Appender{l: l, name: rand.Text(), window: window, life: l.tail.restart(st.Last + 1), first: st.Last + 1, sent: st.Last, next: st.Last + 1, acked: st.Last, moved: make(chan struct{})}
 	if a.w, err = newWriter(l.j.out, l.subject, int(window), a.onAck); err != nil {
 		return nil, err
 	}
@@ -128,7 +134,7 @@ func (a *Appender) put(seq uint64, record []byte) error {
 		return err
 	}
 	a.next++
-	broken := a.broken != nil
+	waits := a.kept != nil && (a.broken != nil || a.acked < seq-1)
 	if a.kept != nil && a.acked == seq-1 {
 		a.since = time.Now()
 	}
@@ -140,8 +146,8 @@ func (a *Appender) put(seq uint64, record []byte) error {
 		}
 		*slot = append((*slot)[:0], record...)
 	}
-	if broken {
-		return nil // resume sends it
+	if waits {
+		return nil // onAck sends it when its turn comes, or resume
 	}
 	if err := a.send(seq, record); err != nil {
 		return a.lose(err)
@@ -155,20 +161,31 @@ func (a *Appender) put(seq uint64, record []byte) error {
 // send publishes the record of seq; a.wire is held.
 func (a *Appender) send(seq uint64, record []byte) error {
 	h := a.w.msg.Header
-	if seq == a.first && a.after != "" {
-		delete(h, nats.ExpectedLastSeqHdr)
-		h[nats.ExpectedLastMsgIdHdr] = []string{a.after}
-	} else if seq == a.first {
-		delete(h, nats.ExpectedLastMsgIdHdr)
+	if seq == a.first || a.l.disk == nil {
 		h[nats.ExpectedLastSeqHdr] = []string{strconv.FormatUint(seq-1, 10)}
 	} else {
-		if seq == a.first+1 {
-			delete(h, nats.ExpectedLastSeqHdr)
-		}
+		delete(h, nats.ExpectedLastSeqHdr)
 		h[nats.ExpectedLastMsgIdHdr] = h[nats.MsgIdHdr]
 	}
 	h[nats.MsgIdHdr] = []string{a.id(seq)}
-	return a.w.publish(int(seq%a.window), record)
+	a.sent = seq
+	return a.w.publish(int(seq%uint64(len(a.w.replies))), record)
+}
+
+// sendNext sends the record after the last acknowledged one, if it waits for that.
+func (a *Appender) sendNext() {
+	a.wire.Lock()
+	defer a.wire.Unlock()
+	a.mu.Lock()
+	seq := a.acked + 1
+	waits := seq < a.next && a.sent < seq && a.broken == nil && a.err == nil
+	a.mu.Unlock()
+	if !waits {
+		return
+	}
+	if err := a.send(seq, a.kept[seq%a.window]); err != nil {
+		a.lose(err)
+	}
 }
 
 // id is that of this writer's record at seq.
@@ -247,6 +264,13 @@ func (a *Appender) await(ctx context.Context, seq uint64) error {
 // refused one got no answer the embedded server could not write it, and does not
 // write to the stream any more, whatever room there is later.
 func (a *Appender) onAck(slot int, k ack) {
+	a.take(slot, k)
+	if a.kept != nil {
+		a.sendNext()
+	}
+}
+
+func (a *Appender) take(slot int, k ack) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.err != nil {

@@ -77,7 +77,7 @@ func (a *Appender) resume(ctx context.Context) error {
 	}
 	began := time.Now()
 	for round := 0; ; round++ {
-		err := a.again(ctx, round)
+		err := a.again(ctx)
 		switch {
 		case err == nil:
 			a.l.j.log.Info("journal: records were written again", "log", a.l.name, "from", first, "after", time.Since(began), "reason", why)
@@ -103,20 +103,20 @@ func (a *Appender) resume(ctx context.Context) error {
 }
 
 // again is one round of resume. What is appended meanwhile is kept, or follows.
-func (a *Appender) again(ctx context.Context, round int) error {
+func (a *Appender) again(ctx context.Context) error {
 	stored, err := a.stored(ctx)
 	if err != nil {
 		return err
 	}
-	last, err := a.rewrite(stored, round)
+	last, err := a.rewrite(stored)
 	if err != nil {
 		return err
 	}
 	return a.round(ctx, last)
 }
 
-// rewrite sends all after the last stored record, and returns the sequence of the last one sent.
-func (a *Appender) rewrite(stored uint64, round int) (last uint64, err error) {
+// rewrite sends the record after the last stored one, which the others follow, and returns the sequence of the last of them.
+func (a *Appender) rewrite(stored uint64) (last uint64, err error) {
 	a.wire.Lock()
 	defer a.wire.Unlock()
 	// Late answers to the former round are not taken for answers to this one.
@@ -132,16 +132,10 @@ func (a *Appender) rewrite(stored uint64, round int) (last uint64, err error) {
 	if failed != nil {
 		return 0, failed
 	}
-	// By the id of the last record, if that is ours, or by its sequence: a server that was started anew does not know the id of a record
-	// that is older than its window for duplicates, and a leader counts refused records of others among the sequences for a while.
-	a.first, a.after = stored+1, ""
-	if round%2 == 0 && stored >= a.begun {
-		a.after = a.id(stored)
-	}
-	for seq := a.first; seq < next; seq++ {
+	// A leader counts refused records of others among the sequences for a while: then this round is refused too.
+	if seq := stored + 1; seq < next {
 		if err := a.send(seq, a.kept[seq%a.window]); err != nil {
 			a.lose(err)
-			break
 		}
 	}
 	return next - 1, nil
@@ -169,6 +163,7 @@ func (a *Appender) round(ctx context.Context, seq uint64) error {
 		}
 		select {
 		case <-moved:
+			late.Reset(resumeAfter)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-late.C:
