@@ -107,8 +107,11 @@ func (w *powered) start() error {
 
 // atLeast is a fair chance that a cut was right after something.
 func (w *powered) coveredBy(at time.Time) bool {
-	return slices.ContainsFunc(w.cuts, func(c cutOff) bool { return at.Before(c.gone) && c.dark.Sub(at) < lastGroup })
+	return slices.ContainsFunc(w.cuts, func(c cutOff) bool { return at.Before(c.gone.Add(lastRead)) && c.dark.Sub(at) < lastGroup })
 }
+
+// lastRead is how long after the end of a process its last request may be read: it waits in a socket for a busy receiver.
+const lastRead = 200 * time.Millisecond
 
 // lastGroup is how long before a loss of power a success may have been and not be known after it: the time in which outcomes are
 // gathered for one sync (50 ms), and what two busy cores may add to it.
