@@ -17,7 +17,9 @@ func TestCluster(t *testing.T) {
 	w.scenario("kill-relay", killRelay)
 	w.scenario("suspend-relay", suspendRelay)
 	w.scenario("restart-relay", restartRelay)
+	w.scenario("pause", pause)
 	w.scenario("kill-leader", killLeader)
+	w.scenario("roll", roll)
 }
 
 // killRelay kills one relay after the other in the middle of its work; the last time, the one that has just taken over.
@@ -94,5 +96,35 @@ func killLeader(w *world) {
 		})
 		node.Start()
 		w.whole()
+	}
+}
+
+// roll restarts all nodes of NATS, one after the other, as an operator does.
+func roll(w *world) {
+	for _, node := range w.nats.Nodes {
+		w.interrupted(func() {
+			node.Stop()
+			node.Start()
+			w.whole()
+			w.flowing()
+		})
+	}
+}
+
+// pause pauses and resumes endpoints by one api process while another publishes, and relays that know nothing of either send:
+// once it is answered nothing comes any more until it is resumed.
+func pause(w *world) {
+	for i, tenant := range tenants[:4] {
+		ep := w.endpoints[tenant]["plain"]
+		by := w.apis[i%len(w.apis)].In(w)
+		began := time.Now()
+		by.MustAct(ep, "pause")
+		took, mark := time.Since(began), time.Now()
+		w.grown("deliveries to others", w.partner.answered.Load, 100)
+		if late := w.partner.arrivedSince(mark, tenant, "/plain"); late > 0 {
+			w.Errorf("%d requests came to %s's endpoint after pausing it was answered", late, tenant)
+		}
+		w.Logf("%s's endpoint was paused everywhere within %v", tenant, took.Round(time.Millisecond))
+		by.MustAct(ep, "resume")
 	}
 }

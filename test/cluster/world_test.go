@@ -176,6 +176,7 @@ type receipt struct {
 	arrived, answered time.Time
 	ok                bool
 	event, path       string
+	tenant            string
 }
 
 func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
@@ -195,7 +196,7 @@ func (p *partner) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	first := !slices.ContainsFunc(p.receipts[id], func(r receipt) bool { return r.ok })
-	p.receipts[id] = append(p.receipts[id], receipt{arrived, time.Now(), !fails, body.ID, r.URL.Path})
+	p.receipts[id] = append(p.receipts[id], receipt{arrived, time.Now(), !fails, body.ID, r.URL.Path, body.Tenant})
 	if first && !fails && r.URL.Path == "/ordered" {
 		p.order[body.Tenant] = append(p.order[body.Tenant], body.ID)
 	}
@@ -312,6 +313,20 @@ func (w *world) scenario(name string, act func(w *world)) {
 		in.check()
 		t.Logf("%v in all", time.Since(began).Round(time.Millisecond))
 	})
+}
+
+// arrivedSince counts a tenant's requests at a path that arrived after a moment.
+func (p *partner) arrivedSince(mark time.Time, tenant, path string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, all := range p.receipts {
+		for _, r := range all {
+			if r.tenant == tenant && r.path == path && r.arrived.After(mark) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func (p *partner) forget() {
