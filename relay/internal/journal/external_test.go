@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"strconv"
@@ -108,6 +109,39 @@ func TestExternal(t *testing.T) {
 
 // The server goes away in the middle, and comes back: nothing answered with OK
 // is missing, and the journal goes on.
+// What is appended without waiting goes out record by record, each when the one before it is acknowledged, and in its order.
+func TestExternalAppender(t *testing.T) {
+	t.Parallel()
+	s := natsServer(t, server.Options{JetStream: true})
+	o := Options{URL: s.ClientURL(), Durability: Fsync, Partitions: 3}
+	j := open(t, o)
+	if got, want := j.MaxEventBytes(), 1<<20-payloadMargin; got != want {
+		t.Errorf("event bound %d, want the server's %d", got, want)
+	}
+	a := appender(t, j)
+	const n = 300
+	for i := range n {
+		if seq, err := a.Append(t.Context(), []byte{byte(i)}); err != nil || seq != uint64(i+1) {
+			t.Fatal(seq, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // to write them again one by one would take minutes
+	defer cancel()
+	if seq, err := a.Sync(ctx); err != nil || seq != n {
+		t.Fatalf("synced up to %d of %d: %v", seq, n, err)
+	}
+	at := 0
+	if err := j.Outcomes(0).Range(t.Context(), 1, n, func(m Message) error {
+		if m.Seq != uint64(at+1) || m.Payload[0] != byte(at) {
+			t.Fatalf("record %d is %d, at %d", at+1, m.Payload[0], m.Seq)
+		}
+		at++
+		return nil
+	}); err != nil || at != n {
+		t.Fatalf("read %d of %d: %v", at, n, err)
+	}
+}
+
 func TestExternalRestarts(t *testing.T) {
 	t.Parallel()
 	so := server.Options{JetStream: true, StoreDir: t.TempDir()}
