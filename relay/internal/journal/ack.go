@@ -32,13 +32,13 @@ func parseAck(m *nats.Msg) ack {
 }
 
 // plainAck reads what the server writes for a record it stored, or had stored,
-// {"stream":"X", "seq":12,"duplicate": true}, and leaves all else to jsonAck.
+// {"stream":"X","seq":12,"duplicate": true}, and leaves all else to jsonAck. TestAckOfServer holds it against what it does write.
 func plainAck(b []byte) (a ack, ok bool) {
 	b, ok = bytes.CutPrefix(b, []byte(`{"stream":"`))
 	for ok && len(b) > 0 && ' ' < b[0] && b[0] <= '~' && b[0] != '"' && b[0] != '\\' {
 		b = b[1:]
 	}
-	b, found := bytes.CutPrefix(b, []byte(`", "seq":`))
+	b, found := bytes.CutPrefix(b, []byte(`","seq":`))
 	if !ok || !found || len(b) == 0 || b[0] == '0' {
 		return ack{}, false
 	}

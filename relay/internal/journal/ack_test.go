@@ -42,9 +42,9 @@ func TestParseAck(t *testing.T) {
 
 // The short way reads what the long way reads.
 func FuzzParseAck(f *testing.F) {
-	f.Add([]byte(`{"stream":"SEALPOST_EVENTS_0", "seq":12,"duplicate": true}`))
-	f.Add([]byte(`{"stream":"SEALPOST_EVENTS_0", "seq":9999999999999999999}`))
-	f.Add([]byte(`{"stream":"a\\u0062", "seq":1}`))
+	f.Add([]byte(`{"stream":"SEALPOST_EVENTS_0","seq":12,"duplicate": true}`))
+	f.Add([]byte(`{"stream":"SEALPOST_EVENTS_0","seq":9999999999999999999}`))
+	f.Add([]byte(`{"stream":"a\\u0062","seq":1}`))
 	f.Add([]byte(`{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"},"stream":"X","seq":0}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		long := jsonAck(data)
@@ -55,4 +55,22 @@ func FuzzParseAck(f *testing.F) {
 			t.Errorf("%q: %+v", data, long)
 		}
 	})
+}
+
+// What the server writes is read by the short way: the long one costs as much as storing the record.
+func TestAckOfServer(t *testing.T) {
+	t.Parallel()
+	j := open(t, Options{Dir: t.TempDir()})
+	for _, want := range []ack{{seq: 1}, {seq: 1, duplicate: true}} {
+		m := nats.NewMsg(j.Events(0).subject)
+		m.Header.Set(nats.MsgIdHdr, "acme.1")
+		m.Data = appendFrame(nil, frame{}, []byte("one"))
+		answer, err := j.nc.RequestMsgWithContext(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := plainAck(answer.Data); !ok || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", answer.Data, got, ok, want)
+		}
+	}
 }
