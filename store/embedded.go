@@ -343,8 +343,8 @@ func (s *embedded) Apply(ctx context.Context, partition int, upTo uint64, outcom
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	w := &writer{store: s, batch: s.db.NewBatch(), bytes: map[uint64]int64{}}
-	defer w.batch.Close()
+	w := s.newWriter()
+	defer w.close()
 	for i := range changes {
 		if err := w.put(&changes[i]); err != nil {
 			return fmt.Errorf("apply: %w", err)

@@ -212,7 +212,34 @@ func BenchmarkApply(b *testing.B) {
 			})
 		}
 		run("delivered", func(*relay.SequencedOutcome) {})
-		run("parked", func(o *relay.SequencedOutcome) { o.State, o.Attempts, o.Attempt = relay.Parked, 0, nil })
+		park := func(o *relay.SequencedOutcome) { o.State, o.Attempts, o.Attempt = relay.Parked, 0, nil }
+		run("parked", park)
+		b.Run("drained", func(b *testing.B) {
+			b.ReportAllocs()
+			groups := (b.N + benchGroup - 1) / benchGroup
+			first, sequence := next, 2*next+groups*benchGroup // of what was never parked
+			for g := range groups {
+				log := benchLog(first+g*benchGroup, benchGroup)
+				for i := range log {
+					park(&log[i])
+				}
+				applyBench(b, l, log)
+			}
+			drained := make([][]relay.SequencedOutcome, groups)
+			for g := range drained {
+				drained[g] = benchLog(first+g*benchGroup, benchGroup)
+				for i := range drained[g] {
+					sequence++
+					drained[g][i].Sequence = uint64(sequence)
+				}
+			}
+			next = sequence
+			b.ResetTimer()
+			for _, group := range drained {
+				applyBench(b, l, group)
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "outcomes/s")
+		})
 	})
 }
 

@@ -75,8 +75,8 @@ func (t *trim) step() error {
 	s := t.store
 	s.write.Lock()
 	defer s.write.Unlock()
-	w := &writer{store: s, batch: s.db.NewBatch(), bytes: map[uint64]int64{}}
-	defer w.batch.Close()
+	w := s.newWriter()
+	defer w.close()
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: t.next, UpperBound: []byte{keyRecord + 1}})
 	if err != nil {
 		return err
@@ -164,8 +164,8 @@ func (t *trim) consider(w *writer, at place, it *pebble.Iterator) (gone bool, er
 // settle sets the counts of hours of which no record is left to nothing.
 func (t *trim) settle() error {
 	s := t.store
-	w := &writer{store: s, batch: s.db.NewBatch(), bytes: map[uint64]int64{}}
-	defer w.batch.Close()
+	w := s.newWriter()
+	defer w.close()
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyRecord}, UpperBound: []byte{keyRecord + 1}})
 	if err != nil {
 		return err
