@@ -218,8 +218,8 @@ func (p *Publisher) session(ctx context.Context) (answered bool, err error) {
 func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[sealpostv1.PublishEventsRequest, sealpostv1.PublishEventsResponse], heard chan error, pauses <-chan time.Duration) error {
 	var resume <-chan time.Time
 	for {
-		for item := p.take(resume != nil); item != nil; item = p.take(false) {
-			if err := stream.Send(&sealpostv1.PublishEventsRequest{Number: item.number, Event: item.event}); err != nil {
+		for message := p.take(resume != nil); message != nil; message = p.take(false) {
+			if err := stream.Send(message); err != nil {
 				return err
 			}
 			select {
@@ -247,19 +247,37 @@ func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[se
 	}
 }
 
-// take moves the first of the queue to those that are sent; nil where there is none, or nothing may be sent now.
-func (p *Publisher) take(paused bool) *pending {
+// Bounds of what is sent in one message.
+const (
+	messageEvents = 128
+	messageBytes  = 128 << 10 // or one event
+)
+
+// take moves the first of the queue to those that are sent, with those after it that fit into its message; nil where there is none,
+// or nothing may be sent now. Only numbers that follow each other go together.
+func (p *Publisher) take(paused bool) *sealpostv1.PublishEventsRequest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if paused || len(p.queue) == 0 {
 		return nil
 	}
-	item := p.queue[0]
-	p.queue[0] = nil
-	p.queue = p.queue[1:]
-	p.sent[item.number] = item
-	item.failed = nil
-	return item
+	first := p.queue[0]
+	message := &sealpostv1.PublishEventsRequest{Number: first.number, Event: first.event}
+	n := 1
+	for size := first.weight; n < min(len(p.queue), messageEvents); n++ {
+		next := p.queue[n]
+		if size += next.weight; size > messageBytes || next.number != first.number+uint64(n) {
+			break
+		}
+		message.More = append(message.More, next.event)
+	}
+	for i, item := range p.queue[:n] {
+		p.queue[i] = nil
+		p.sent[item.number] = item
+		item.failed = nil
+	}
+	p.queue = p.queue[n:]
+	return message
 }
 
 // hear takes answers until the stream ends, and passes on how long a refusal for the moment asks to wait.
@@ -270,7 +288,12 @@ func (p *Publisher) hear(stream grpc.BidiStreamingClient[sealpostv1.PublishEvent
 		if err != nil {
 			return err
 		}
-		again := p.answer(r)
+		again := p.answer(r.GetNumber(), r.GetResult())
+		for i, result := range r.GetMore() {
+			if refused := p.answer(r.GetNumber()+uint64(i)+1, result); refused != nil {
+				again = refused
+			}
+		}
 		if again == nil {
 			*answered = true
 			steps.Reset()
@@ -284,15 +307,15 @@ func (p *Publisher) hear(stream grpc.BidiStreamingClient[sealpostv1.PublishEvent
 }
 
 // answer settles an event, or gives the refusal after which it is to be sent again.
-func (p *Publisher) answer(r *sealpostv1.PublishEventsResponse) *Error {
+func (p *Publisher) answer(number uint64, r *sealpostv1.PublishResult) *Error {
 	p.mu.Lock()
-	item := p.sent[r.GetNumber()]
+	item := p.sent[number]
 	if item == nil {
 		p.mu.Unlock()
 		return nil // an answer to nothing of ours
 	}
 	var err error
-	if e := r.GetResult().GetError(); e != nil {
+	if e := r.GetError(); e != nil {
 		failed := errorIn(item.event.GetId(), e)
 		if failed.Temporary() && time.Now().Add(failed.RetryAfter).Before(item.until) {
 			item.failed = failed
@@ -303,7 +326,7 @@ func (p *Publisher) answer(r *sealpostv1.PublishEventsResponse) *Error {
 	}
 	delete(p.sent, item.number)
 	p.mu.Unlock()
-	p.settle(item, Receipt{ID: item.event.GetId(), Duplicate: r.GetResult().GetDuplicate()}, err)
+	p.settle(item, Receipt{ID: item.event.GetId(), Duplicate: r.GetDuplicate()}, err)
 	return nil
 }
 

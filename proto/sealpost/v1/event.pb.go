@@ -584,8 +584,11 @@ func (x *PublishResult) GetError() *Error {
 type PublishEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The client's own number for this event, which its answer carries.
-	Number        uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Event         *Event `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Event  *Event `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	// More events, numbered on from number; at most 255. One message of many costs both sides less than many messages. A client that uses it
+	// takes answers that have more, too.
+	More          []*Event `protobuf:"bytes,3,rep,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -634,11 +637,20 @@ func (x *PublishEventsRequest) GetEvent() *Event {
 	return nil
 }
 
+func (x *PublishEventsRequest) GetMore() []*Event {
+	if x != nil {
+		return x.More
+	}
+	return nil
+}
+
 type PublishEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The number of the request that this answers.
-	Number        uint64         `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Result        *PublishResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	// The number of the event that this answers.
+	Number uint64         `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Result *PublishResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	// Answers to the events numbered on from number. Only after a request that had more events itself.
+	More          []*PublishResult `protobuf:"bytes,3,rep,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -683,6 +695,13 @@ func (x *PublishEventsResponse) GetNumber() uint64 {
 func (x *PublishEventsResponse) GetResult() *PublishResult {
 	if x != nil {
 		return x.Result
+	}
+	return nil
+}
+
+func (x *PublishEventsResponse) GetMore() []*PublishResult {
+	if x != nil {
+		return x.More
 	}
 	return nil
 }
@@ -858,13 +877,15 @@ const file_sealpost_v1_event_proto_rawDesc = "" +
 	"\tduplicate\x18\x02 \x01(\bH\x00R\tduplicate\x88\x01\x01\x12(\n" +
 	"\x05error\x18\x03 \x01(\v2\x12.sealpost.v1.ErrorR\x05errorB\f\n" +
 	"\n" +
-	"_duplicate\"X\n" +
+	"_duplicate\"\x80\x01\n" +
 	"\x14PublishEventsRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12(\n" +
-	"\x05event\x18\x02 \x01(\v2\x12.sealpost.v1.EventR\x05event\"c\n" +
+	"\x05event\x18\x02 \x01(\v2\x12.sealpost.v1.EventR\x05event\x12&\n" +
+	"\x04more\x18\x03 \x03(\v2\x12.sealpost.v1.EventR\x04more\"\x93\x01\n" +
 	"\x15PublishEventsResponse\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x122\n" +
-	"\x06result\x18\x02 \x01(\v2\x1a.sealpost.v1.PublishResultR\x06result\"9\n" +
+	"\x06result\x18\x02 \x01(\v2\x1a.sealpost.v1.PublishResultR\x06result\x12.\n" +
+	"\x04more\x18\x03 \x03(\v2\x1a.sealpost.v1.PublishResultR\x04more\"9\n" +
 	"\x0fGetEventRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"~\n" +
@@ -924,22 +945,24 @@ var file_sealpost_v1_event_proto_depIdxs = []int32{
 	8,  // 7: sealpost.v1.BatchPublishEventsResponse.results:type_name -> sealpost.v1.PublishResult
 	14, // 8: sealpost.v1.PublishResult.error:type_name -> sealpost.v1.Error
 	1,  // 9: sealpost.v1.PublishEventsRequest.event:type_name -> sealpost.v1.Event
-	8,  // 10: sealpost.v1.PublishEventsResponse.result:type_name -> sealpost.v1.PublishResult
-	2,  // 11: sealpost.v1.EventService.PublishEvent:input_type -> sealpost.v1.PublishEventRequest
-	6,  // 12: sealpost.v1.EventService.BatchPublishEvents:input_type -> sealpost.v1.BatchPublishEventsRequest
-	9,  // 13: sealpost.v1.EventService.PublishEvents:input_type -> sealpost.v1.PublishEventsRequest
-	11, // 14: sealpost.v1.EventService.GetEvent:input_type -> sealpost.v1.GetEventRequest
-	12, // 15: sealpost.v1.EventService.EraseSubject:input_type -> sealpost.v1.EraseSubjectRequest
-	3,  // 16: sealpost.v1.EventService.PublishEvent:output_type -> sealpost.v1.PublishEventResponse
-	7,  // 17: sealpost.v1.EventService.BatchPublishEvents:output_type -> sealpost.v1.BatchPublishEventsResponse
-	10, // 18: sealpost.v1.EventService.PublishEvents:output_type -> sealpost.v1.PublishEventsResponse
-	1,  // 19: sealpost.v1.EventService.GetEvent:output_type -> sealpost.v1.Event
-	15, // 20: sealpost.v1.EventService.EraseSubject:output_type -> sealpost.v1.Operation
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	1,  // 10: sealpost.v1.PublishEventsRequest.more:type_name -> sealpost.v1.Event
+	8,  // 11: sealpost.v1.PublishEventsResponse.result:type_name -> sealpost.v1.PublishResult
+	8,  // 12: sealpost.v1.PublishEventsResponse.more:type_name -> sealpost.v1.PublishResult
+	2,  // 13: sealpost.v1.EventService.PublishEvent:input_type -> sealpost.v1.PublishEventRequest
+	6,  // 14: sealpost.v1.EventService.BatchPublishEvents:input_type -> sealpost.v1.BatchPublishEventsRequest
+	9,  // 15: sealpost.v1.EventService.PublishEvents:input_type -> sealpost.v1.PublishEventsRequest
+	11, // 16: sealpost.v1.EventService.GetEvent:input_type -> sealpost.v1.GetEventRequest
+	12, // 17: sealpost.v1.EventService.EraseSubject:input_type -> sealpost.v1.EraseSubjectRequest
+	3,  // 18: sealpost.v1.EventService.PublishEvent:output_type -> sealpost.v1.PublishEventResponse
+	7,  // 19: sealpost.v1.EventService.BatchPublishEvents:output_type -> sealpost.v1.BatchPublishEventsResponse
+	10, // 20: sealpost.v1.EventService.PublishEvents:output_type -> sealpost.v1.PublishEventsResponse
+	1,  // 21: sealpost.v1.EventService.GetEvent:output_type -> sealpost.v1.Event
+	15, // 22: sealpost.v1.EventService.EraseSubject:output_type -> sealpost.v1.Operation
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_event_proto_init() }

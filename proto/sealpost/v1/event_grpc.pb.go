@@ -37,8 +37,8 @@ type EventServiceClient interface {
 	PublishEvent(ctx context.Context, in *PublishEventRequest, opts ...grpc.CallOption) (*PublishEventResponse, error)
 	// Keeps up to 1,000 events. Each is kept or refused on its own: the answer has one result for each, in order.
 	BatchPublishEvents(ctx context.Context, in *BatchPublishEventsRequest, opts ...grpc.CallOption) (*BatchPublishEventsResponse, error)
-	// Keeps a stream of events. Each is answered by one message with the number that the client gave it, not
-	// necessarily in order; a refused event does not end the stream.
+	// Keeps a stream of events. Each is answered under the number that the client gave it, not necessarily in order; a
+	// refused event does not end the stream.
 	PublishEvents(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishEventsRequest, PublishEventsResponse], error)
 	// An event that was kept, and whether any endpoint was to have it.
 	GetEvent(ctx context.Context, in *GetEventRequest, opts ...grpc.CallOption) (*Event, error)
@@ -119,8 +119,8 @@ type EventServiceServer interface {
 	PublishEvent(context.Context, *PublishEventRequest) (*PublishEventResponse, error)
 	// Keeps up to 1,000 events. Each is kept or refused on its own: the answer has one result for each, in order.
 	BatchPublishEvents(context.Context, *BatchPublishEventsRequest) (*BatchPublishEventsResponse, error)
-	// Keeps a stream of events. Each is answered by one message with the number that the client gave it, not
-	// necessarily in order; a refused event does not end the stream.
+	// Keeps a stream of events. Each is answered under the number that the client gave it, not necessarily in order; a
+	// refused event does not end the stream.
 	PublishEvents(grpc.BidiStreamingServer[PublishEventsRequest, PublishEventsResponse]) error
 	// An event that was kept, and whether any endpoint was to have it.
 	GetEvent(context.Context, *GetEventRequest) (*Event, error)

@@ -236,6 +236,78 @@ func TestPublishStream(t *testing.T) {
 	}
 }
 
+// Messages of many events are answered by messages of many, each under its number; a client that sends them one by one gets its
+// answers one by one.
+func TestPublishStreamOfMany(t *testing.T) {
+	t.Parallel()
+	f := serve(t, newDoor(), nil)
+	for _, most := range []int{1, 2, 7, 256} {
+		stream, err := sealpostv1.NewEventServiceClient(f.conn).PublishEvents(as(t.Context(), "good"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		const n = 2000
+		go func() {
+			for i := 0; i < n; {
+				r := &sealpostv1.PublishEventsRequest{Number: uint64(i)}
+				for k := range min(most, n-i) {
+					e := someEvent(fmt.Sprintf("m%d-%04d", most, i+k))
+					if (i+k)%10 == 3 {
+						e.Type = "NOT A TYPE"
+					}
+					if k == 0 {
+						r.Event = e
+					} else {
+						r.More = append(r.More, e)
+					}
+				}
+				i += 1 + len(r.GetMore())
+				if stream.Send(r) != nil {
+					return
+				}
+			}
+			stream.CloseSend()
+		}()
+		seen, messages := map[uint64]bool{}, 0
+		for {
+			r, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			messages++
+			for k, result := range append([]*sealpostv1.PublishResult{r.GetResult()}, r.GetMore()...) {
+				number := r.GetNumber() + uint64(k)
+				refused := codes.Code(result.GetError().GetCode()) == codes.InvalidArgument
+				kept := result.GetId() == fmt.Sprintf("m%d-%04d", most, number) && result.GetError() == nil
+				if seen[number] || refused != (number%10 == 3) || kept == refused {
+					t.Fatalf("%d in a message: event %d: %v (answered before: %v)", most, number, result, seen[number])
+				}
+				seen[number] = true
+			}
+		}
+		if len(seen) != n || (messages == n) != (most == 1) {
+			t.Errorf("%d in a message: %d answers in %d messages", most, len(seen), messages)
+		}
+	}
+
+	stream, err := sealpostv1.NewEventServiceClient(f.conn).PublishEvents(as(t.Context(), "good"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := &sealpostv1.PublishEventsRequest{Event: someEvent("x")}
+	for range streamMore + 1 {
+		large.More = append(large.More, someEvent("x"))
+	}
+	if err := stream.Send(large); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a message of %d events: %v", len(large.GetMore())+1, err)
+	}
+}
+
 // While the door does not answer, the server reads no more than its bound: the client's Send blocks.
 func TestPublishStreamHoldsBack(t *testing.T) {
 	t.Parallel()
