@@ -38,7 +38,8 @@ type Entry struct {
 	// ID tells repeats, within the deduplication window and over restarts: 1 to 256 bytes
 	// of printable ASCII without spaces, made unique over tenants by the caller.
 	ID string
-	// Share names who publishes it: events of one share wait for each other, and for those of another as little as can be.
+	// Share names who publishes it: events of one share wait for each other, and for those of another as little as can be. It is empty
+	// for the relay's own, for whose sake nobody is held back.
 	Share string
 	// Digest of the content, by whatever the caller calls the same.
 	Digest [32]byte
@@ -98,6 +99,8 @@ type group struct {
 	items []*pending
 	left  int
 	acked chan struct{}
+	began time.Time
+	of    whose
 }
 
 func newEvents(j *Journal, l *Log) (*Events, error) {
@@ -222,7 +225,7 @@ func (e *Events) enqueue(p *pending) error {
 		return err
 	}
 	read := e.consumed.Load()
-	if err := e.shares.enter(p, read, int64(e.accepted.Load()+1-read)-e.above.Load()); err != nil {
+	if err := e.shares.enter(p, read, int64(e.accepted.Load()+1-read)-e.above.Load(), time.Now()); err != nil {
 		return err
 	}
 	e.push(p)
@@ -231,7 +234,12 @@ func (e *Events) enqueue(p *pending) error {
 
 // push hands p to the writing goroutine. e.mu is held.
 func (e *Events) push(p *pending) {
-	e.shares.queue.Push(p.entry.Share, p)
+	e.shares.push(p)
+	e.rouse()
+}
+
+// rouse has the writing goroutine look at the queue.
+func (e *Events) rouse() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -292,12 +300,12 @@ func (e *Events) write() {
 	defer close(e.synced)
 	var buf []byte
 	for {
-		g, ok := e.next()
+		g, wait, ok := e.next()
 		if !ok {
 			return
 		}
 		if g == nil {
-			<-e.wake
+			e.rest(wait)
 			continue
 		}
 		failed := e.publish(g, &buf)
@@ -321,22 +329,37 @@ func (e *Events) write() {
 	}
 }
 
-// next takes the next group off the queue: nil if there is none, false if there
-// never will be.
-func (e *Events) next() (*group, bool) {
+// rest returns when the queue is to be looked at again: after a while at the latest, unless that is 0.
+func (e *Events) rest(wait time.Duration) {
+	if wait == 0 {
+		<-e.wake
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-e.wake:
+	case <-timer.C:
+	}
+}
+
+// next takes the next group off the queue: nil if there is none now, with the time after which there may be one, false if
+// there never will be.
+func (e *Events) next() (*group, time.Duration, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	items := e.shares.group()
+	now := time.Now()
+	items, of, wait := e.shares.group(now, e.closed)
 	if len(items) == 0 {
-		return nil, !e.closed
+		return nil, wait, !e.closed
 	}
-	g := &group{items: items, left: len(items), acked: make(chan struct{})}
+	g := &group{items: items, left: len(items), acked: make(chan struct{}), began: now, of: of}
 	e.flying = g
 	select {
 	case <-e.lost: // broke before this group
 	default:
 	}
-	return g, true
+	return g, 0, true
 }
 
 // publish writes the group to the connection. What it could not hand over stays
@@ -483,6 +506,7 @@ func highest(gs []*group) (seq uint64) {
 }
 
 func (e *Events) answer(g *group, failed error) {
+	defer e.over(g)
 	var repeats []*pending
 	answered := g.items[:0]
 	for _, p := range g.items {
@@ -513,6 +537,15 @@ func (e *Events) answer(g *group, failed error) {
 				e.release([]*pending{p})
 			}
 		}()
+	}
+}
+
+// over has the next group of those who flood come in time.
+func (e *Events) over(g *group) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.shares.hold.over(g.of, g.began, time.Now()); g.of == flood {
+		e.rouse()
 	}
 }
 
@@ -566,10 +599,7 @@ func (e *Events) stop(ctx context.Context) {
 	e.mu.Lock()
 	e.closed = true
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	e.rouse()
 	select {
 	case <-e.stopped:
 		e.w.close()

@@ -22,8 +22,10 @@ func (r *room) fits(has, size int64) bool {
 type shares struct {
 	of          map[string]*share
 	queue       turn.Queue[*pending] // to be written
-	uncommitted room                 // bytes queued, written and not yet answered
-	unread      room                 // events accepted and not read, where the reader says what it has
+	held        turn.Queue[*pending] // to be written, of those who flood
+	hold        hold
+	uncommitted room // bytes queued, written and not yet answered
+	unread      room // events accepted and not read, where the reader says what it has
 	unreadBytes room
 	last        string    // who came last
 	crowded     time.Time // when somebody else came than had come last
@@ -33,7 +35,10 @@ type shares struct {
 // share is one of those who publish. It is forgotten when nothing of it waits.
 type share struct {
 	uncommitted int64
-	unread      []kept // oldest first
+	waiting     int       // events that uncommitted are the bytes of
+	floods      bool      // what it has queued is in shares.held
+	flooded     time.Time // when it had too much waiting last
+	unread      []kept    // oldest first
 	unreadBytes int64
 }
 
@@ -66,7 +71,7 @@ func newShares(o Options) shares {
 
 // enter counts an event that is to be written, or says when to try again. read is the first sequence that was not read; 0: that
 // is not known. behind is how many events of anybody's, accepted here or elsewhere, were not.
-func (s *shares) enter(p *pending, read uint64, behind int64) error {
+func (s *shares) enter(p *pending, read uint64, behind int64, now time.Time) error {
 	one := s.of[p.entry.Share]
 	if one == nil {
 		one = &share{}
@@ -79,11 +84,21 @@ func (s *shares) enter(p *pending, read uint64, behind int64) error {
 	}
 	s.of[p.entry.Share] = one
 	one.uncommitted += p.size()
+	one.waiting++
 	s.uncommitted.used += p.size()
-	if s.last != p.entry.Share {
-		s.last, s.crowded = p.entry.Share, time.Now()
+	if p.entry.Share != "" {
+		s.watch(p.entry.Share, one, now)
 	}
 	return nil
+}
+
+// push queues an event that entered.
+func (s *shares) push(p *pending) {
+	if s.of[p.entry.Share].floods {
+		s.held.Push(p.entry.Share, p)
+	} else {
+		s.queue.Push(p.entry.Share, p)
+	}
 }
 
 // readable tells whether the share may have one more event that was not read.
@@ -107,22 +122,43 @@ func (s *shares) readable(one *share, p *pending, read uint64, behind int64) boo
 	return fits()
 }
 
-// group takes the next to be written, by turns, within the bounds of a group.
-func (s *shares) group() []*pending {
-	most, bytes := groupMax, int64(groupBytes)
-	if time.Since(s.crowded) < crowdedFor {
-		most, bytes = crowdedMax, crowdedBytes
+// group takes the next to be written, by turns, within the bounds of a group, and tells whose they are. Where it takes none, wait is how
+// long until it would although nothing happens; 0: it would not. A hurry holds nobody back.
+func (s *shares) group(now time.Time, hurry bool) (items []*pending, of whose, wait time.Duration) {
+	b := bounds{groupMax, groupBytes}
+	if now.Sub(s.crowded) < crowdedFor {
+		b = bounds{crowdedMax, crowdedBytes}
 	}
-	items := make([]*pending, 0, min(s.queue.Len(), most))
-	for size := int64(0); len(items) < most; {
-		_, p, ok := s.queue.Next()
-		if !ok {
+	items = b.take(&s.queue, make([]*pending, 0, min(s.queue.Len()+s.held.Len(), b.events)))
+	switch {
+	case s.held.Len() == 0:
+		return items, gentle, 0
+	case hurry || !s.hold.beside(s, now):
+		return b.take(&s.held, items), anyones, 0
+	case !s.hold.due(now, len(items) > 0):
+		return items, gentle, s.hold.wait(now)
+	}
+	s.hold.busy = true
+	b = s.hold.bounds()
+	return b.take(&s.held, items), flood, 0
+}
+
+// bounds are those of a group.
+type bounds struct {
+	events int
+	bytes  int64
+}
+
+// take appends what comes next in a queue, as far as the bounds allow: one event in any case where there is nothing yet.
+func (b *bounds) take(q *turn.Queue[*pending], items []*pending) []*pending {
+	for b.events > 0 {
+		_, p, ok := q.Next()
+		if !ok || len(items) > 0 && p.size() > b.bytes {
 			break
 		}
-		if size += p.size(); len(items) > 0 && size > bytes {
-			break
-		}
-		s.queue.Pop(p.size() + turnCost)
+		b.events--
+		b.bytes -= p.size()
+		q.Pop(p.size() + turnCost)
 		items = append(items, p)
 	}
 	return items
@@ -132,6 +168,7 @@ func (s *shares) group() []*pending {
 func (s *shares) answered(p *pending) {
 	one := s.of[p.entry.Share]
 	one.uncommitted -= p.size()
+	one.waiting--
 	s.uncommitted.used -= p.size()
 	s.forget(p.entry.Share, one)
 }
