@@ -59,7 +59,7 @@ type Lanes[T any] struct {
 	held    [classes]int // slots, by what their lanes were when they got them
 	aside   [2]int       // in flight without a slot: of lanes known to be slow, and of others
 	bytes   int
-	pace    pace
+	heavy   heavy
 }
 
 type lane[T any] struct {
@@ -116,7 +116,7 @@ func (l Limits) newlySlow() int { return cmp.Or(l.NewlySlow, 4*l.Slow) }
 // New makes empty lanes.
 func New[T any](limits Limits) *Lanes[T] {
 	limits.NewlySlow = limits.newlySlow()
-	return &Lanes[T]{limits: limits, lanes: map[string]*lane[T]{}, tenants: map[string]*tenant[T]{}, pace: newPace(limits.InFlight)}
+	return &Lanes[T]{limits: limits, lanes: map[string]*lane[T]{}, tenants: map[string]*tenant[T]{}, heavy: newHeavy(limits.InFlight)}
 }
 
 // Configure sets an endpoint's settings and makes its lane if there is none. A lane that opens starts anew: one in flight,

@@ -372,8 +372,8 @@ func (w *world) drain() {
 		w.now = wake
 	}
 	w.counters()
-	if w.l.Bytes() != 0 || w.l.held != [classes]int{} || w.l.aside != [2]int{} || w.l.pace.held != 0 {
-		w.t.Fatalf("left over: %d bytes, slots %v, %v beside them, %d paced", w.l.Bytes(), w.l.held, w.l.aside, w.l.pace.held)
+	if w.l.Bytes() != 0 || w.l.held != [classes]int{} || w.l.aside != [2]int{} || w.l.heavy.held != 0 {
+		w.t.Fatalf("left over: %d bytes, slots %v, %v beside them, %d paced", w.l.Bytes(), w.l.held, w.l.aside, w.l.heavy.held)
 	}
 	for name, one := range w.l.tenants {
 		if one.held != 0 || one.bytes != 0 {
@@ -863,7 +863,7 @@ func TestPressureHoldsBackTheHeaviest(t *testing.T) {
 			t.Fatalf("turn %d: the gentle one waits", i)
 		}
 	}
-	if n := len(flying); n > 2*leastPace+1 {
+	if n := len(flying); n > 2*l.heavy.pace.Least+1 {
 		t.Fatalf("%d are in flight although the machine is the bottleneck", n)
 	}
 	ready = 0

@@ -5,64 +5,74 @@ import (
 	"time"
 )
 
-// pace holds those back who send the most while the machine is the bottleneck. More in flight makes nothing faster then: each
-// attempt waits for its turn on a processor, and so does everybody else's. So what the heavy tenants have in flight together shrinks
-// until hardly more is ready to run than the machine has processors, and grows again when less is.
-type pace struct {
-	most    int       // slots that the heavy ones may hold together
-	bound   int       // of most: all slots
-	held    int       // that they hold
-	full    bool      // they found none since the last look
-	looked  time.Time // at the pressure
-	tallied time.Time // at who sends how much
+// Pace bounds how much of what can wait is on its way while the machine is the bottleneck. More of it makes nothing faster then: each
+// attempt waits for its turn on a processor, and so does everybody else's. So the bound shrinks until hardly more is ready to run than
+// it allows for, and grows again when less is.
+type Pace struct {
+	Crowded, Calm int // goroutines ready to run, for each processor: above the one the bound shrinks, below the other it grows
+	Least         int // what is let out in any case, for each processor
+	Bound         int // what is let out at most
+
+	most   int
+	full   bool // there was no room since the last look
+	looked time.Time
 }
 
-const (
-	// lookEvery is how often the pressure is looked at, and tallyEvery how often who sends how much.
-	lookEvery  = 5 * time.Millisecond
-	tallyEvery = 100 * time.Millisecond
-	// crowded and calm are ready goroutines for each processor: above the one less is let out, below the other more.
-	crowded = 6
-	calm    = 3
-	// leastPace is what is let out in any case, for each processor.
-	leastPace = 3
-)
+// lookEvery is how often the pressure is looked at.
+const lookEvery = 5 * time.Millisecond
 
-func newPace(slots int) pace { return pace{most: slots, bound: slots} }
+// Room is how much more may be on its way, beside what is.
+func (p *Pace) Room(held int) int {
+	room := min(p.most, p.Bound) - held
+	p.full = p.full || room <= 0
+	return max(0, room)
+}
 
-func (p *pace) room() bool {
-	if p.held < p.most {
-		return true
+// Press tells how much is on its way, how many goroutines are ready to run and how many processors there are for them; ready is asked
+// only where it is time to know.
+func (p *Pace) Press(now time.Time, processors, held int, ready func() int) {
+	if since := now.Sub(p.looked); since >= 0 && since < lookEvery {
+		return
 	}
-	p.full = true
-	return false
+	p.looked = now
+	least := min(p.Bound, p.Least*processors)
+	switch n := ready(); {
+	case n > p.Crowded*processors:
+		p.most = min(p.most, held) * 3 / 4
+	case n < p.Calm*processors && p.full:
+		p.most += max(1, p.most/4)
+	}
+	p.most = min(p.Bound, max(least, p.most))
+	p.full = false
+}
+
+// heavy holds those back who send the most.
+type heavy struct {
+	pace    Pace
+	held    int       // slots
+	tallied time.Time // when it was looked who sends how much
+}
+
+// tallyEvery is how often it is looked who sends how much.
+const tallyEvery = 100 * time.Millisecond
+
+func newHeavy(slots int) heavy {
+	return heavy{pace: Pace{Crowded: 6, Calm: 3, Least: 3, Bound: slots, most: slots}}
 }
 
 // Press tells how many goroutines are ready to run and how many processors there are for them; ready is asked only where it is time
 // to know.
 func (l *Lanes[T]) Press(now time.Time, processors int, ready func() int) {
 	l.tally(now)
-	p := &l.pace
-	if since := now.Sub(p.looked); since >= 0 && since < lookEvery {
-		return
-	}
-	p.looked = now
-	least := min(p.bound, leastPace*processors)
-	switch n := ready(); {
-	case n > crowded*processors:
-		p.most = max(least, min(p.most, p.held)*3/4)
-	case n < calm*processors && p.full:
-		p.most = min(p.bound, p.most+max(1, p.most/4))
-	}
-	p.full = false
+	l.heavy.pace.Press(now, processors, l.heavy.held, ready)
 }
 
 // tally says who is heavy: who sends as much as all do on average, or more. One who sends alone holds nobody up.
 func (l *Lanes[T]) tally(now time.Time) {
-	if since := now.Sub(l.pace.tallied); since >= 0 && since < tallyEvery {
+	if since := now.Sub(l.heavy.tallied); since >= 0 && since < tallyEvery {
 		return
 	}
-	l.pace.tallied = now
+	l.heavy.tallied = now
 	sent, senders := 0, 0
 	for _, t := range l.tenants {
 		if t.sent > 0 {
@@ -88,9 +98,9 @@ func (l *Lanes[T]) setHeavy(t *tenant[T], heavy bool) {
 	}
 	t.heavy = heavy
 	if heavy {
-		l.pace.held += t.held
+		l.heavy.held += t.held
 	} else {
-		l.pace.held -= t.held
+		l.heavy.held -= t.held
 	}
 	for c := range t.groups {
 		if g := &t.groups[c]; g.first != nil {

@@ -99,7 +99,7 @@ func (l *Lanes[T]) orderOf(g *group[T]) *order[T] {
 func (l *Lanes[T]) turn() *lane[T] {
 	var next *group[T]
 	for weight := range l.order {
-		if weight == 1 && !l.pace.room() {
+		if weight == 1 && l.heavy.pace.Room(l.heavy.held) == 0 {
 			break
 		}
 		for c := range classes {
@@ -145,7 +145,7 @@ func (l *Lanes[T]) hold(t *tenant[T], c class, n int) {
 	l.held[c] += n
 	t.held += n
 	if t.heavy {
-		l.pace.held += n
+		l.heavy.held += n
 	}
 	for c := range t.groups {
 		if g := &t.groups[c]; g.first != nil {

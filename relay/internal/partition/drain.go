@@ -3,14 +3,18 @@ package partition
 import (
 	"time"
 
+	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/owner"
 )
 
 const (
-	// drainLeast and drainShare say how much of the backlog may be on its way while new deliveries are sent: at least so many, and
-	// at most so many for each that is new. What is sent beside them costs them that much of the machine.
-	drainLeast = 8
-	drainShare = 0.2
+	// drainLeast and drainShare say how much of the backlog may be on its way in any case while new deliveries are sent: so many
+	// for each processor, and so many for each that is new. What is sent beside them costs them that much of the machine, so more is
+	// sent only while hardly anything waits for a processor: where the backlog is limited by its receivers alone.
+	drainLeast   = 1
+	drainShare   = 0.1
+	drainCrowded = 2
+	drainCalm    = 1
 	// freshFor is how long after the last new delivery there is nothing to be spared.
 	freshFor = 250 * time.Millisecond
 )
@@ -20,6 +24,16 @@ type drain struct {
 	backlog   int // in lanes and in flight
 	fresh     int // in flight
 	lastFresh time.Time
+	pace      lane.Pace
+}
+
+func newDrain() drain {
+	return drain{pace: lane.Pace{Crowded: drainCrowded, Calm: drainCalm, Least: drainLeast, Bound: fetchAtMost}}
+}
+
+// press tells how many goroutines are ready to run; see lane.Pace.
+func (d *drain) press(now time.Time, processors int, ready func() int) {
+	d.pace.Press(now, processors, d.backlog, ready)
 }
 
 // room is how many more of the backlog may be fetched now.
@@ -27,7 +41,7 @@ func (d *drain) room(now time.Time) int {
 	if now.Sub(d.lastFresh) > freshFor {
 		return fetchAtMost
 	}
-	return max(drainLeast, int(drainShare*float64(d.fresh))) - d.backlog
+	return max(d.pace.Room(d.backlog), int(drainShare*float64(d.fresh))-d.backlog)
 }
 
 // enter notes a task that comes to its lane, and leave one that leaves it or ends.

@@ -213,6 +213,7 @@ func signal(c chan struct{}) {
 // confirmed, or while the log does not take what would become of it.
 func (l *loop) dispatch(now time.Time) error {
 	l.lanes.Press(now, runtime.GOMAXPROCS(0), l.ready.count)
+	l.draining.press(now, runtime.GOMAXPROCS(0), l.ready.count)
 	for l.o.Registry.Err() == nil && l.o.Erasures.Err() == nil && l.o.Tenure.Held() && !l.appender.Stalled() {
 		ticket, ok := l.lanes.Next(now)
 		if !ok {

@@ -332,6 +332,6 @@ func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
 		commandC: make(chan command, 16), syncedC: make(chan synced, 1), snapshotC: make(chan *registry.Snapshot, 1),
 		erasedC: make(chan *erasure.Snapshot, 1), wishes: map[string]wish{},
 		savedC: make(chan saved, 1), dirtyC: make(chan struct{}, 1), hurryC: make(chan struct{}, 1),
-		ahead: semaphore.NewWeighted(routedAhead), intake: newIntake(),
+		ahead: semaphore.NewWeighted(routedAhead), intake: newIntake(), draining: newDrain(),
 	}
 }
