@@ -9,12 +9,12 @@ package lane
 
 import (
 	"cmp"
-	"container/heap"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/sealpost/sealpost/relay/internal/breaker"
+	"github.com/sealpost/sealpost/relay/internal/heap"
 )
 
 // Limits bound all lanes together, and each of them.
@@ -53,8 +53,8 @@ type Lanes[T any] struct {
 	limits  Limits
 	lanes   map[string]*lane[T]
 	tenants map[string]*tenant[T]
-	order   [2][classes]order[T] // who could give something out now: those with a share of the machine, and the heavy ones
-	timed   wakeHeap[T]
+	order   [2][classes]heap.Heap[*group[T]] // who could give something out now: those with a share of the machine, and the heavy ones
+	timed   heap.Heap[*lane[T]]
 	clock   uint64       // counts turns
 	held    [classes]int // slots, by what their lanes were when they got them
 	aside   [2]int       // in flight without a slot: of lanes known to be slow, and of others
@@ -286,7 +286,7 @@ func (l *Lanes[T]) detach(n *lane[T]) {
 	case inGroup:
 		l.leave(n)
 	case inTimed:
-		heap.Remove(&l.timed, n.heapAt)
+		l.timed.Remove(n)
 	}
 	n.place = idle
 }
@@ -328,7 +328,7 @@ func (l *Lanes[T]) Yield(t *Ticket[T]) {
 
 // Starved tells whether lanes that nothing is known of wait for a slot.
 func (l *Lanes[T]) Starved() bool {
-	return len(l.order[0][unknown])+len(l.order[1][unknown]) > 0 && !l.room(unknown)
+	return l.order[0][unknown].Len()+l.order[1][unknown].Len() > 0 && !l.room(unknown)
 }
 
 // setAside takes an item's slot back, if there is room beside.
@@ -497,41 +497,27 @@ func (l *Lanes[T]) Full() bool { return l.bytes >= l.limits.Bytes }
 
 // Wake is when Next may have something that it has not now, if only time passes; zero: never.
 func (l *Lanes[T]) Wake() time.Time {
-	if len(l.timed) == 0 {
+	if l.timed.Len() == 0 {
 		return time.Time{}
 	}
-	return l.timed[0].wake
+	return l.timed.First().wake
 }
 
 func (l *Lanes[T]) sleep(n *lane[T], until time.Time) {
 	n.place, n.wake = inTimed, until
-	heap.Push(&l.timed, n)
+	l.timed.Push(n)
 }
 
 func (l *Lanes[T]) wakeTimed(now time.Time) {
-	for len(l.timed) > 0 && !l.timed[0].wake.After(now) {
-		n := heap.Pop(&l.timed).(*lane[T])
+	for l.timed.Len() > 0 && !l.timed.First().wake.After(now) {
+		n := l.timed.Pop()
 		n.place = idle
 		l.consider(n)
 	}
 }
 
-type wakeHeap[T any] []*lane[T]
+// Before tells which of the lanes that wait for a time comes first.
+func (n *lane[T]) Before(other *lane[T]) bool { return n.wake.Before(other.wake) }
 
-func (h wakeHeap[T]) Len() int           { return len(h) }
-func (h wakeHeap[T]) Less(i, j int) bool { return h[i].wake.Before(h[j].wake) }
-func (h wakeHeap[T]) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].heapAt, h[j].heapAt = i, j
-}
-func (h *wakeHeap[T]) Push(x any) {
-	n := x.(*lane[T])
-	n.heapAt = len(*h)
-	*h = append(*h, n)
-}
-func (h *wakeHeap[T]) Pop() any {
-	last := len(*h) - 1
-	n := (*h)[last]
-	*h = (*h)[:last]
-	return n
-}
+// Place is where place is inTimed.
+func (n *lane[T]) Place() *int { return &n.heapAt }

@@ -1,9 +1,6 @@
 package lane
 
-import (
-	"container/heap"
-	"time"
-)
+import "time"
 
 // Pace bounds how much of what can wait is on its way while the machine is the bottleneck. More of it makes nothing faster then: each
 // attempt waits for its turn on a processor, and so does everybody else's. So the bound shrinks until hardly more is ready to run than
@@ -93,7 +90,7 @@ func (l *Lanes[T]) setHeavy(t *tenant[T], heavy bool) {
 	}
 	for c := range t.groups {
 		if g := &t.groups[c]; g.first != nil {
-			heap.Remove(l.orderOf(g), g.at)
+			l.orderOf(g).Remove(g)
 		}
 	}
 	t.heavy = heavy
@@ -104,7 +101,7 @@ func (l *Lanes[T]) setHeavy(t *tenant[T], heavy bool) {
 	}
 	for c := range t.groups {
 		if g := &t.groups[c]; g.first != nil {
-			heap.Push(l.orderOf(g), g)
+			l.orderOf(g).Push(g)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 package lane
 
-import "container/heap"
+import "github.com/sealpost/sealpost/relay/internal/heap"
 
 // class is what is known of a lane. Half of all slots are for fast ones, and a quarter for all but slow ones.
 type class uint8
@@ -65,7 +65,7 @@ func (l *Lanes[T]) join(n *lane[T]) {
 		return
 	}
 	g.first, g.last = n, n
-	heap.Push(l.orderOf(g), g)
+	l.orderOf(g).Push(g)
 }
 
 // leave takes a lane out of its group.
@@ -83,11 +83,11 @@ func (l *Lanes[T]) leave(n *lane[T]) {
 	}
 	n.group, n.previous, n.next = nil, nil, nil
 	if g.first == nil {
-		heap.Remove(l.orderOf(g), g.at)
+		l.orderOf(g).Remove(g)
 	}
 }
 
-func (l *Lanes[T]) orderOf(g *group[T]) *order[T] {
+func (l *Lanes[T]) orderOf(g *group[T]) *heap.Heap[*group[T]] {
 	if g.tenant.heavy {
 		return &l.order[1][g.class]
 	}
@@ -103,9 +103,9 @@ func (l *Lanes[T]) turn() *lane[T] {
 			break
 		}
 		for c := range classes {
-			o := l.order[weight][c]
-			if len(o) > 0 && l.room(c) && (next == nil || o[0].before(next)) {
-				next = o[0]
+			o := &l.order[weight][c]
+			if o.Len() > 0 && l.room(c) && (next == nil || o.First().Before(next)) {
+				next = o.First()
 			}
 		}
 	}
@@ -118,7 +118,7 @@ func (l *Lanes[T]) turn() *lane[T] {
 	l.leave(n)
 	n.place = idle
 	if next.first != nil {
-		heap.Fix(l.orderOf(next), next.at)
+		l.orderOf(next).Fix(next)
 	}
 	return n
 }
@@ -149,7 +149,7 @@ func (l *Lanes[T]) hold(t *tenant[T], c class, n int) {
 	}
 	for c := range t.groups {
 		if g := &t.groups[c]; g.first != nil {
-			heap.Fix(l.orderOf(g), g.at)
+			l.orderOf(g).Fix(g)
 		}
 	}
 }
@@ -160,31 +160,13 @@ func (l *Lanes[T]) weigh(n *lane[T], size int) {
 	n.tenant.bytes += size
 }
 
-func (g *group[T]) before(other *group[T]) bool {
+// Before tells whose turn it is.
+func (g *group[T]) Before(other *group[T]) bool {
 	if g.tenant.held != other.tenant.held {
 		return g.tenant.held < other.tenant.held
 	}
 	return g.served < other.served
 }
 
-// order is a heap of groups: first the one whose turn it is.
-type order[T any] []*group[T]
-
-func (o order[T]) Len() int           { return len(o) }
-func (o order[T]) Less(i, j int) bool { return o[i].before(o[j]) }
-func (o order[T]) Swap(i, j int) {
-	o[i], o[j] = o[j], o[i]
-	o[i].at, o[j].at = i, j
-}
-func (o *order[T]) Push(x any) {
-	g := x.(*group[T])
-	g.at = len(*o)
-	*o = append(*o, g)
-}
-func (o *order[T]) Pop() any {
-	last := len(*o) - 1
-	g := (*o)[last]
-	(*o)[last] = nil
-	*o = (*o)[:last]
-	return g
-}
+// Place is in its order.
+func (g *group[T]) Place() *int { return &g.at }

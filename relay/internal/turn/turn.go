@@ -4,13 +4,13 @@
 // charge what a turn cost. Pure: one goroutine at a time.
 package turn
 
-import "container/heap"
+import "github.com/sealpost/sealpost/relay/internal/heap"
 
 // Queue holds items in lines, one for each key. The line whose turns have cost the least comes next (start-time fair queueing);
 // within a line items keep their order. The zero value is empty.
 type Queue[T any] struct {
 	lines map[string]*line[T]
-	order byCost[T]
+	order heap.Heap[*line[T]]
 	clock int64 // what the line that was served last had spent: one that comes anew begins there
 	n     int
 }
@@ -23,6 +23,12 @@ type line[T any] struct {
 	at    int // in Queue.order
 }
 
+// Before tells whose turn it is.
+func (l *line[T]) Before(other *line[T]) bool { return l.spent < other.spent }
+
+// Place is in Queue.order.
+func (l *line[T]) Place() *int { return &l.at }
+
 // Len counts the items.
 func (q *Queue[T]) Len() int { return q.n }
 
@@ -30,8 +36,8 @@ func (q *Queue[T]) Len() int { return q.n }
 func (q *Queue[T]) Push(key string, item T) {
 	if q.n == 0 { // nobody waits: what turns have cost is history
 		clear(q.lines)
-		clear(q.order)
-		q.order, q.clock = q.order[:0], 0
+		q.order.Clear()
+		q.clock = 0
 	}
 	l := q.lines[key]
 	if l == nil {
@@ -40,7 +46,7 @@ func (q *Queue[T]) Push(key string, item T) {
 		}
 		l = &line[T]{key: key, spent: q.clock}
 		q.lines[key] = l
-		heap.Push(&q.order, l)
+		q.order.Push(l)
 	}
 	if l.head > 0 && len(l.items) == cap(l.items) { // before it grows, move what is left to the front
 		n := copy(l.items, l.items[l.head:])
@@ -105,14 +111,14 @@ func (q *Queue[T]) Charge(key string, cost int64) {
 
 func (q *Queue[T]) charge(l *line[T], cost int64) {
 	l.spent += max(cost, 0)
-	heap.Fix(&q.order, l.at)
+	q.order.Fix(l)
 }
 
 // first is the line that comes next. One that has no items is forgotten when the others have caught up with it: from then on it is
 // as good as a new one.
 func (q *Queue[T]) first() *line[T] {
-	for len(q.order) > 0 {
-		l := q.order[0]
+	for q.order.Len() > 0 {
+		l := q.order.First()
 		if l.head < len(l.items) {
 			return l
 		}
@@ -120,29 +126,8 @@ func (q *Queue[T]) first() *line[T] {
 			return nil
 		}
 		q.clock = max(q.clock, l.spent)
-		heap.Pop(&q.order)
+		q.order.Pop()
 		delete(q.lines, l.key)
 	}
 	return nil
-}
-
-type byCost[T any] []*line[T]
-
-func (h byCost[T]) Len() int           { return len(h) }
-func (h byCost[T]) Less(i, j int) bool { return h[i].spent < h[j].spent }
-func (h byCost[T]) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].at, h[j].at = i, j
-}
-func (h *byCost[T]) Push(x any) {
-	l := x.(*line[T])
-	l.at = len(*h)
-	*h = append(*h, l)
-}
-func (h *byCost[T]) Pop() any {
-	last := len(*h) - 1
-	l := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return l
 }
