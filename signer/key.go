@@ -140,8 +140,9 @@ func GenerateKey(s Scheme, opts ...KeyOption) (Key, error) {
 //   - Standard, RFC9421: "whsec_" and padded base64 of 24 to 64 bytes (HMAC)
 //   - StandardEd25519, RFC9421: "whsk_" and base64 of the 64 bytes seed‖public key,
 //     or a PKCS #8 PEM block with an Ed25519 key
-//   - TimestampHMAC, TimestampHMAC256: 43 to 256 characters of A-Z a-z 0-9 - _,
-//     whose bytes are the key
+//   - TimestampHMAC, TimestampHMAC256 and those of vendors: 43 to 256 characters of
+//     A-Z a-z 0-9 - _, whose bytes are the key; for Stripe "whsec_" may be the first
+//     of them
 //   - RSASHA256: a PKCS #8 or PKCS #1 PEM block with an RSA key of 2048 to 8192 bits
 //
 // Anything else is ErrKey with the rule that was broken.
@@ -155,7 +156,7 @@ func ParseKey(s Scheme, text string) (Key, error) {
 	}
 	switch {
 	case f.secret == secretText:
-		return parseTextSecret(s, text)
+		return f.parseTextSecret(text)
 	case strings.HasPrefix(text, prefixSecret) && f.uses(hmacSHA256):
 		return parseStandardSecret(s, text)
 	case strings.HasPrefix(text, prefixPrivate) && f.uses(ed25519Sig):
@@ -178,9 +179,10 @@ func (f *format) keyRule() string {
 	return `text that begins with "whsec_"`
 }
 
-func parseTextSecret(s Scheme, text string) (Key, error) {
+func (f *format) parseTextSecret(text string) (Key, error) {
+	s := f.scheme
 	for _, prefix := range []string{prefixSecret, prefixPrivate, prefixPublic} {
-		if strings.HasPrefix(text, prefix) {
+		if prefix != f.secretPrefix && strings.HasPrefix(text, prefix) {
 			return Key{}, fmt.Errorf("%w: a secret for %s is plain text, not %q with base64", ErrKey, s, prefix)
 		}
 	}

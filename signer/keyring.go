@@ -77,7 +77,7 @@ func (r Keyring) VerifyingKeys() []VerifyingKey {
 // signing lists the keys whose signatures a delivery carries. The current one comes
 // last, because there are verifiers that compare only the last of a list.
 func (r Keyring) signing(f *format) []Key {
-	if f.twoSignatures && !r.other.IsZero() {
+	if f.separator != "" && !r.other.IsZero() {
 		return []Key{r.other, r.current}
 	}
 	return []Key{r.current}

@@ -23,6 +23,9 @@ type Message struct {
 	// without user information or fragment. Only schemes that cover the target
 	// (Facts.CoversTarget) look at them.
 	Method, URL string
+	// Type is the event's, such as "contact.updated": up to 255 printable ASCII
+	// characters, for the schemes whose receivers look for it in a header. None signs it.
+	Type string
 	// ContentType is set as content-type where it is not empty. No scheme covers it.
 	ContentType string
 	// Chunk is the value of the sealpost-chunk header, empty where the delivery is whole.
@@ -43,6 +46,7 @@ type Request struct {
 const (
 	maxID          = 255
 	maxChunk       = 512
+	maxType        = 255
 	maxContentType = 255
 	maxMethod      = 32
 	maxURL         = 8 << 10
@@ -57,6 +61,8 @@ func (m *Message) check() error {
 		return fmt.Errorf("%w: time is before 1970 or after 5138", ErrMessage)
 	case !validFieldValue(m.Chunk, maxChunk):
 		return fmt.Errorf("%w: chunk has up to %d printable ASCII characters", ErrMessage, maxChunk)
+	case !validFieldValue(m.Type, maxType):
+		return fmt.Errorf("%w: type has up to %d printable ASCII characters", ErrMessage, maxType)
 	case !validFieldValue(m.ContentType, maxContentType):
 		return fmt.Errorf("%w: content type has up to %d printable ASCII characters", ErrMessage, maxContentType)
 	}
@@ -104,6 +110,24 @@ func validMethod(method string) bool {
 	}
 	return true
 }
+
+// target returns the form of a URL that the format signs.
+func (f *format) target(raw string) (string, error) {
+	uri, err := targetURI(raw)
+	if err != nil || !f.plainTarget {
+		return uri, err
+	}
+	for i := range len(uri) {
+		if uri[i] == '%' && strings.Contains(ambiguousEscapes, strings.ToUpper(uri[i:min(i+3, len(uri))])) {
+			return "", fmt.Errorf("URL holds %s, which some verifiers of %s decode and others do not", uri[i:min(i+3, len(uri))], f.scheme)
+		}
+	}
+	return uri, nil
+}
+
+// ambiguousEscapes are those that HubSpot's documentation tells receivers to decode before they check, and
+// HubSpot's own libraries leave as they are. What both read alike is a URL without them.
+const ambiguousEscapes = "%3A %2F %3F %40 %21 %24 %27 %28 %29 %2A %2C %3B"
 
 // targetURI returns the form of an absolute URL in which sender and receiver agree
 // (RFC 9421 sections 2.2.2 and 2.2.3): scheme and host in lower case, no default

@@ -203,12 +203,9 @@ func (m *httpMessage) queryParam(ps params) (string, error) {
 var formEscape = strings.NewReplacer("+", "%20", "~", "%7E", "%2A", "*")
 
 func (s *Signer) signRFC9421(sc *scratch, h http.Header, m *Message) error {
-	uri, err := s.targetURI(m.URL)
+	uri, err := s.checkTarget(m)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrMessage, err)
-	}
-	if !validMethod(m.Method) {
-		return fmt.Errorf("%w: method has up to %d characters A-Z - _", ErrMessage, maxMethod)
+		return err
 	}
 	// Values go into a header of our own first: h stays as it is if signing fails.
 	signed := make(http.Header, 5)
@@ -242,7 +239,7 @@ func (s *Signer) signRFC9421(sc *scratch, h http.Header, m *Message) error {
 			label = labelCurrent
 		}
 		if i > 0 {
-			inputs, sigs = append(inputs, ", "...), append(sigs, ", "...)
+			inputs, sigs = append(inputs, s.format.separator...), append(sigs, s.format.separator...)
 		}
 		inputs = appendInnerList(append(append(inputs, label...), '='), list, ps)
 		sigs = append(append(sigs, label...), "=:"...)
@@ -255,19 +252,6 @@ func (s *Signer) signRFC9421(sc *scratch, h http.Header, m *Message) error {
 		h[name] = values
 	}
 	return nil
-}
-
-// targetURI remembers the last URL's form, since an endpoint has one URL.
-func (s *Signer) targetURI(raw string) (string, error) {
-	if t := s.target.Load(); t != nil && t.raw == raw {
-		return t.uri, nil
-	}
-	uri, err := targetURI(raw)
-	if err != nil {
-		return "", err
-	}
-	s.target.Store(&target{raw, uri})
-	return uri, nil
 }
 
 func contentDigest(body []byte) string {
@@ -288,9 +272,9 @@ func (v *Verifier) verifyRFC9421(out *Verified, h http.Header, r Request, now ti
 	if err := checkDigest(h, r.Body); err != nil {
 		return err
 	}
-	uri, err := targetURI(r.URL)
-	if err != nil || !validMethod(r.Method) {
-		return fmt.Errorf("%w: the request's method or URL is not one that can be signed", ErrMalformed)
+	uri, err := v.target(r)
+	if err != nil {
+		return err
 	}
 	message := httpMessage{header: h, method: r.Method, uri: uri}
 	// One good signature is enough; without one the first one's fault is the answer.

@@ -27,6 +27,20 @@ const (
 	TimestampHMAC256 Scheme = "timestamp-hmac-256"
 	// RSASHA256 is RSA PKCS #1 v1.5 with SHA-256 over the time as eight bytes and the body.
 	RSASHA256 Scheme = "rsa-sha256"
+
+	// The formats of vendors whose receivers exist already, each as its vendor documents it
+	// and its library checks it.
+
+	// HubSpotV3 is HMAC-SHA256 over the method, the URL, the body and milliseconds, in base64.
+	HubSpotV3 Scheme = "hubspot-v3"
+	// Stripe is HMAC-SHA256 over "seconds.body", in hex, with the time in the signature header.
+	Stripe Scheme = "stripe"
+	// GitHub is HMAC-SHA256 over the body alone, in hex after "sha256=". It is replayable.
+	GitHub Scheme = "github"
+	// Shopify is HMAC-SHA256 over the body alone, in base64. It is replayable.
+	Shopify Scheme = "shopify"
+	// Slack is HMAC-SHA256 over "v0:seconds:body", in hex after "v0=".
+	Slack Scheme = "slack"
 )
 
 // ErrScheme reports a scheme that is not one of the constants.
@@ -44,8 +58,13 @@ const (
 type Facts struct {
 	Scheme Scheme
 	// Headers are the scheme's own header names, in canonical form, beside
-	// HeaderID and HeaderChunk.
-	Headers []string
+	// HeaderID and HeaderChunk. TimeHeader and SignatureHeader are among them;
+	// TimeHeader is empty where the time is a parameter of the signature, or not signed.
+	Headers                     []string
+	TimeHeader, SignatureHeader string
+	// Replayable: no time is signed, so that a recorded delivery verifies for as long
+	// as the key is trusted. A receiver has to remember what it has handled.
+	Replayable bool
 	// CoversID: the signature covers the value of HeaderID.
 	CoversID bool
 	// CoversChunk: the signature covers the value of HeaderChunk.
@@ -87,20 +106,34 @@ func (s Scheme) Facts() Facts {
 	}
 	facts := Facts{
 		Scheme:               f.scheme,
+		TimeHeader:           f.timeHeader,
+		SignatureHeader:      f.signatureHeader,
+		Replayable:           f.replayable,
 		CoversID:             f.coversID,
 		CoversChunk:          f.coversChunk,
 		CoversTarget:         f.coversTarget,
-		CarriesTwoSignatures: f.twoSignatures,
+		CarriesTwoSignatures: f.separator != "",
 		Asymmetric:           f.algorithms[0] != hmacSHA256,
 		TextSecret:           f.secret == secretText,
 	}
-	for _, name := range []string{f.timeHeader, f.signatureHeader} {
+	for _, name := range []string{f.timeHeader, f.signatureHeader, f.idHeader, f.typeHeader} {
 		if name != "" {
 			facts.Headers = append(facts.Headers, name)
 		}
 	}
 	facts.Headers = append(facts.Headers, f.moreHeaders...)
 	return facts
+}
+
+// CheckURL reports whether deliveries to that URL can be signed so that every verifier
+// of the scheme reads it alike. A scheme that does not cover the target takes any URL.
+func (s Scheme) CheckURL(url string) error {
+	f, err := formatOf(s)
+	if err != nil || !f.coversTarget {
+		return err
+	}
+	_, err = f.target(url)
+	return err
 }
 
 // algorithm is a signature algorithm, named as in the registry of RFC 9421 section 6.2.
@@ -159,6 +192,8 @@ type partKind uint8
 
 const (
 	partLiteral    partKind = iota
+	partMethod              // the request's method
+	partTarget              // its URL, in the form of targetURI
 	partID                  // the value of HeaderID
 	partTime                // the time header's text
 	partTimeUint64          // the time as eight bytes, big-endian
@@ -170,20 +205,32 @@ var dot = part{literal: "."}
 
 // format is one scheme as data. A new scheme is a new entry of formats.
 type format struct {
-	scheme          Scheme
-	algorithms      []algorithm // the default first
-	secret          secretForm
-	timeHeader      string // canonical; empty where the time travels in a signature parameter
-	timeUnit        timeUnit
+	scheme       Scheme
+	algorithms   []algorithm // the default first
+	secret       secretForm
+	secretPrefix string // that the vendor's own secrets have, as part of the text and of the key
+
+	// The time is in a header of its own, or leads the signature header after timeLead, or is a parameter of the
+	// signature (RFC9421); where the scheme is replayable it is nowhere.
+	timeHeader string // canonical
+	timeLead   string
+	timeUnit   timeUnit
+	replayable bool
+
 	signatureHeader string // canonical
 	moreHeaders     []string
-	prefix          string // before the encoded signature
-	encoding        encoding
-	layout          []part
-	coversID        bool
-	coversChunk     bool
-	coversTarget    bool
-	twoSignatures   bool // a list with one space between
+	// Headers, canonical, in which the vendor's receivers look for the delivery's id and the event's type; not signed.
+	idHeader, typeHeader string
+
+	prefix    string // before the encoded signature; its last character ends the version
+	separator string // between the signatures of two keys; empty where there can be but one
+	encoding  encoding
+	layout    []part
+
+	coversID     bool
+	coversChunk  bool
+	coversTarget bool
+	plainTarget  bool // the URL holds none of ambiguousEscapes
 }
 
 // formats is the closed set of schemes. It is read only.
@@ -191,20 +238,20 @@ var formats = [...]format{
 	{
 		scheme: Standard, algorithms: []algorithm{hmacSHA256}, secret: secretStandard,
 		timeHeader: "Webhook-Timestamp", signatureHeader: "Webhook-Signature", prefix: "v1,",
-		layout:   []part{{kind: partID}, dot, {kind: partTime}, dot, {kind: partBody}},
-		coversID: true, twoSignatures: true,
+		layout:    []part{{kind: partID}, dot, {kind: partTime}, dot, {kind: partBody}},
+		separator: " ", coversID: true,
 	},
 	{
 		scheme: StandardEd25519, algorithms: []algorithm{ed25519Sig}, secret: secretStandard,
 		timeHeader: "Webhook-Timestamp", signatureHeader: "Webhook-Signature", prefix: "v1a,",
-		layout:   []part{{kind: partID}, dot, {kind: partTime}, dot, {kind: partBody}},
-		coversID: true, twoSignatures: true,
+		layout:    []part{{kind: partID}, dot, {kind: partTime}, dot, {kind: partBody}},
+		separator: " ", coversID: true,
 	},
 	{
 		scheme: RFC9421, algorithms: []algorithm{ed25519Sig, hmacSHA256}, secret: secretStandard,
 		signatureHeader: "Signature", moreHeaders: []string{"Signature-Input", "Content-Digest"},
-		layout:   []part{{kind: partBase}},
-		coversID: true, coversChunk: true, coversTarget: true, twoSignatures: true,
+		layout:    []part{{kind: partBase}},
+		separator: ", ", coversID: true, coversChunk: true, coversTarget: true,
 	},
 	{
 		scheme: TimestampHMAC, algorithms: []algorithm{hmacSHA256}, secret: secretText,
@@ -221,6 +268,35 @@ var formats = [...]format{
 		scheme: RSASHA256, algorithms: []algorithm{rsaV15}, secret: secretPEM,
 		timeHeader: "X-Timestamp", signatureHeader: "X-Signature",
 		layout: []part{{kind: partTimeUint64}, {kind: partBody}},
+	},
+	{
+		scheme: HubSpotV3, algorithms: []algorithm{hmacSHA256}, secret: secretText,
+		timeHeader: "X-Hubspot-Request-Timestamp", timeUnit: milliseconds,
+		signatureHeader: "X-Hubspot-Signature-V3",
+		layout:          []part{{kind: partMethod}, {kind: partTarget}, {kind: partBody}, {kind: partTime}},
+		coversTarget:    true, plainTarget: true,
+	},
+	{
+		scheme: Stripe, algorithms: []algorithm{hmacSHA256}, secret: secretText, secretPrefix: prefixSecret,
+		timeLead: "t=", signatureHeader: "Stripe-Signature", prefix: "v1=", separator: ",", encoding: hexText,
+		layout: []part{{kind: partTime}, dot, {kind: partBody}},
+	},
+	{
+		scheme: GitHub, algorithms: []algorithm{hmacSHA256}, secret: secretText, replayable: true,
+		signatureHeader: "X-Hub-Signature-256", prefix: "sha256=", encoding: hexText,
+		idHeader: "X-Github-Delivery", typeHeader: "X-Github-Event",
+		layout: []part{{kind: partBody}},
+	},
+	{
+		scheme: Shopify, algorithms: []algorithm{hmacSHA256}, secret: secretText, replayable: true,
+		signatureHeader: "X-Shopify-Hmac-Sha256",
+		idHeader:        "X-Shopify-Webhook-Id", typeHeader: "X-Shopify-Topic",
+		layout: []part{{kind: partBody}},
+	},
+	{
+		scheme: Slack, algorithms: []algorithm{hmacSHA256}, secret: secretText,
+		timeHeader: "X-Slack-Request-Timestamp", signatureHeader: "X-Slack-Signature", prefix: "v0=", encoding: hexText,
+		layout: []part{{literal: "v0:"}, {kind: partTime}, {literal: ":"}, {kind: partBody}},
 	},
 }
 
@@ -250,6 +326,8 @@ func (f *format) uses(a algorithm) bool {
 // content holds the values that a layout names.
 type content struct {
 	id       string
+	method   string
+	target   string
 	timeText []byte
 	time     int64 // in the format's unit
 	body     []byte
@@ -268,6 +346,10 @@ func (f *format) feed(w io.Writer, c *content, scratch []byte) []byte {
 			continue
 		case partLiteral:
 			scratch = append(scratch[:0], p.literal...)
+		case partMethod:
+			scratch = append(scratch[:0], c.method...)
+		case partTarget:
+			scratch = append(scratch[:0], c.target...)
 		case partID:
 			scratch = append(scratch[:0], c.id...)
 		case partTime:

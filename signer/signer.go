@@ -108,13 +108,22 @@ func (s *Signer) put(sc *scratch) {
 
 func (s *Signer) signFormat(sc *scratch, h http.Header, m *Message) error {
 	f := s.format
-	c := content{id: m.ID, time: f.timeUnit.count(m.Time), body: m.Body}
+	c := content{id: m.ID, method: m.Method, time: f.timeUnit.count(m.Time), body: m.Body}
+	if f.coversTarget {
+		var err error
+		if c.target, err = s.checkTarget(m); err != nil {
+			return err
+		}
+	}
 	sc.time = strconv.AppendInt(sc.time[:0], c.time, 10)
 	c.timeText = sc.time
 	sc.text = append(sc.text[:0], sc.time...)
+	if f.timeLead != "" {
+		sc.text = append(append(append(sc.text, f.timeLead...), sc.time...), f.separator...)
+	}
 	for i := range s.keys {
 		if i > 0 {
-			sc.text = append(sc.text, ' ')
+			sc.text = append(sc.text, f.separator...)
 		}
 		sig, err := s.signature(sc, i, &c)
 		if err != nil {
@@ -125,16 +134,50 @@ func (s *Signer) signFormat(sc *scratch, h http.Header, m *Message) error {
 	}
 	// One string and one slice hold the values of all headers.
 	text := string(sc.text)
-	values := [4]string{m.ID, text[:len(sc.time)], text[len(sc.time):], m.Chunk}
+	values := [...]string{m.ID, text[:len(sc.time)], text[len(sc.time):], m.Chunk, m.Type}
 	h[HeaderID] = values[0:1:1]
-	h[f.timeHeader] = values[1:2:2]
+	set(h, f.idHeader, values[0:1:1])
+	set(h, f.timeHeader, values[1:2:2])
 	h[f.signatureHeader] = values[2:3:3]
-	if m.Chunk == "" {
-		delete(h, HeaderChunk)
-	} else {
-		h[HeaderChunk] = values[3:4:4]
-	}
+	set(h, HeaderChunk, values[3:4:4])
+	set(h, f.typeHeader, values[4:5:5])
 	return nil
+}
+
+// set sets a header that the format may not have, and that is absent where its value is empty.
+func set(h http.Header, name string, value []string) {
+	switch {
+	case name == "":
+	case value[0] == "":
+		delete(h, name)
+	default:
+		h[name] = value
+	}
+}
+
+// checkTarget is the form of the message's URL that is signed, and checks the method that is signed with it.
+func (s *Signer) checkTarget(m *Message) (string, error) {
+	uri, err := s.targetURI(m.URL)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrMessage, err)
+	}
+	if !validMethod(m.Method) {
+		return "", fmt.Errorf("%w: method has up to %d characters A-Z - _", ErrMessage, maxMethod)
+	}
+	return uri, nil
+}
+
+// targetURI remembers the last URL's form, since an endpoint has one URL.
+func (s *Signer) targetURI(raw string) (string, error) {
+	if t := s.target.Load(); t != nil && t.raw == raw {
+		return t.uri, nil
+	}
+	uri, err := s.format.target(raw)
+	if err != nil {
+		return "", err
+	}
+	s.target.Store(&target{raw, uri})
+	return uri, nil
 }
 
 // signature signs c with the i-th key. The result is valid until the next call.

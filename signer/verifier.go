@@ -113,13 +113,14 @@ type Verified struct {
 	// ID and Chunk are the values of HeaderID and HeaderChunk, empty where absent.
 	// Only where the scheme covers them (Facts) does the signature vouch for them.
 	ID, Chunk string
-	// Time is the signed time of the attempt.
+	// Time is the signed time of the attempt; zero where the scheme signs none (Facts.Replayable).
 	Time time.Time
 	// KeyID is the id of the key that verified.
 	KeyID string
 	// ReplayKey names the signed attempt: a second request with the same ReplayKey
 	// is the same signed content again. It rests on covered values only and is at
-	// most 300 bytes long.
+	// most 300 bytes long. Where the scheme is replayable each attempt of a delivery
+	// has the same one, and it has to be remembered for as long as the key is trusted.
 	ReplayKey string
 }
 
@@ -180,26 +181,29 @@ func (v *Verifier) requestURL(r *http.Request) string {
 
 func (v *Verifier) verifyFormat(out *Verified, h http.Header, r Request, now time.Time) error {
 	f := v.format
-	timeText, err := required(h, f.timeHeader, maxTimeDigits)
+	timeText, list, err := f.parts(h)
 	if err != nil {
 		return err
 	}
-	list, err := required(h, f.signatureHeader, maxSignatureHeader)
-	if err != nil {
-		return err
-	}
-	c := content{id: out.ID, timeText: []byte(timeText), body: r.Body}
-	var ok bool
-	if c.time, ok = f.parseTime(timeText); !ok {
-		return fmt.Errorf("%w: %s is not a whole number of %s", ErrMalformed, lower(f.timeHeader), f.timeUnit)
+	c := content{id: out.ID, method: r.Method, timeText: []byte(timeText), body: r.Body}
+	if f.coversTarget {
+		if c.target, err = v.target(r); err != nil {
+			return err
+		}
 	}
 	given, err := f.parseSignatures(list)
 	if err != nil {
 		return err
 	}
-	out.Time = f.timeUnit.time(c.time)
-	if err := v.fresh(out.Time, now); err != nil {
-		return err
+	if !f.replayable {
+		var ok bool
+		if c.time, ok = f.parseTime(timeText); !ok {
+			return fmt.Errorf("%w: the time is not a whole number of %s", ErrMalformed, f.timeUnit)
+		}
+		out.Time = f.timeUnit.time(c.time)
+		if err := v.fresh(out.Time, now); err != nil {
+			return err
+		}
 	}
 	for _, trusted := range v.keys {
 		k := trusted.open()
@@ -212,6 +216,33 @@ func (v *Verifier) verifyFormat(out *Verified, h http.Header, r Request, now tim
 	return ErrSignature
 }
 
+// parts are the text of the signed time, empty where the format has none, and the signatures, as the headers have them.
+func (f *format) parts(h http.Header) (timeText, list string, err error) {
+	if f.timeHeader != "" {
+		if timeText, err = required(h, f.timeHeader, maxTimeDigits); err != nil {
+			return "", "", err
+		}
+	}
+	list, err = required(h, f.signatureHeader, maxSignatureHeader)
+	if err != nil || f.timeLead == "" {
+		return timeText, list, err
+	}
+	timeText, list, ok := strings.Cut(list, f.separator)
+	if timeText, led := strings.CutPrefix(timeText, f.timeLead); ok && led {
+		return timeText, list, nil
+	}
+	return "", "", fmt.Errorf("%w: %s does not begin with a time and a signature", ErrMalformed, lower(f.signatureHeader))
+}
+
+// target is the form of the request's URL that was signed, and checks the method that was signed with it.
+func (v *Verifier) target(r Request) (string, error) {
+	uri, err := v.format.target(r.URL)
+	if err != nil || !validMethod(r.Method) {
+		return "", fmt.Errorf("%w: the request's method or URL is not one that can be signed", ErrMalformed)
+	}
+	return uri, nil
+}
+
 func (v *Verifier) fresh(t, now time.Time) error {
 	if age := now.Sub(t); age > v.tolerance || age < -v.tolerance {
 		return fmt.Errorf("%w: signed %v from now, tolerance %v", ErrStale, age.Round(time.Second), v.tolerance)
@@ -219,14 +250,17 @@ func (v *Verifier) fresh(t, now time.Time) error {
 	return nil
 }
 
-// replayKey is the id and time where they are covered, else the time and the body's digest.
+// replayKey is the id and the time where they are covered; the body's digest stands for an id that is not.
 func replayKey(f *format, c *content) string {
-	at := strconv.FormatInt(c.time, 10)
-	if f.coversID {
-		return c.id + "." + at
+	key := c.id
+	if !f.coversID {
+		sum := sha256.Sum256(c.body)
+		key = hex.EncodeToString(sum[:])
 	}
-	sum := sha256.Sum256(c.body)
-	return hex.EncodeToString(sum[:]) + "." + at
+	if f.replayable {
+		return key
+	}
+	return key + "." + strconv.FormatInt(c.time, 10)
 }
 
 // parseSignatures reads the signature header into raw signatures. Where the scheme
@@ -234,17 +268,17 @@ func replayKey(f *format, c *content) string {
 func (f *format) parseSignatures(list string) ([][]byte, error) {
 	malformed := fmt.Errorf("%w: %s", ErrMalformed, lower(f.signatureHeader))
 	items := []string{list}
-	if f.twoSignatures {
-		if strings.Count(list, " ") >= maxSignatures {
+	if f.separator != "" {
+		if strings.Count(list, f.separator) >= maxSignatures {
 			return nil, malformed
 		}
-		items = strings.Split(list, " ")
+		items = strings.Split(list, f.separator)
 	}
 	var given [][]byte
 	for _, item := range items {
 		encoded, ok := strings.CutPrefix(item, f.prefix)
 		if !ok {
-			if f.twoSignatures && otherVersion(item) {
+			if f.separator != "" && f.otherVersion(item) {
 				continue
 			}
 			return nil, malformed
@@ -256,14 +290,17 @@ func (f *format) parseSignatures(list string) ([][]byte, error) {
 		given = append(given, sig)
 	}
 	if len(given) == 0 {
-		return nil, fmt.Errorf("%w: no signature of version %s", ErrMissing, strings.TrimSuffix(f.prefix, ","))
+		return nil, fmt.Errorf("%w: no signature of version %s", ErrMissing, f.prefix[:len(f.prefix)-1])
 	}
 	return given, nil
 }
 
-func otherVersion(item string) bool {
-	version, value, ok := strings.Cut(item, ",")
-	return ok && version != "" && value != ""
+// otherVersion tells whether the item is a signature of a version that is not this format's. A second time is none: of
+// two, one reader takes the first and another the last.
+func (f *format) otherVersion(item string) bool {
+	version, value, ok := strings.Cut(item, f.prefix[len(f.prefix)-1:])
+	notAlphanumeric := func(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }
+	return ok && version != "" && value != "" && !strings.ContainsFunc(version, notAlphanumeric) && (f.timeLead == "" || !strings.HasPrefix(item, f.timeLead))
 }
 
 // verify reports whether one of the given signatures is the key's over c.
