@@ -14,6 +14,10 @@
 // before the signature has been checked, and never the id, under a scheme that does not sign it, for more than telling
 // repeats of the same sender apart.
 //
+// Under a replayable scheme (github, shopify: they sign no time) nothing tells a replay from a retry: what was handled is
+// answered with 200 and not handed over again, whatever id comes with it, for as long as Seen remembers it (a [Memory]: 24
+// hours). So two events whose bodies are the same bytes count as one; those in an envelope never are, since it holds their id.
+//
 // What it answers, and what Sealpost makes of it:
 //
 //	204  OnEvent handled it                                  delivered
@@ -82,7 +86,7 @@ type Delivery struct {
 	// ID is the delivery's, the same over all attempts and for all chunks: the key for one's own idempotency. It is
 	// empty only where a sender of a scheme that does not sign the id sent none.
 	ID string
-	// Time is when the sender signed the attempt (the last chunk's, where it was chunked).
+	// Time is when the sender signed the attempt (the last chunk's, where it was chunked); zero under a replayable scheme.
 	Time time.Time
 	// KeyID is the id of the key that verified it.
 	KeyID string
@@ -210,12 +214,13 @@ func (rc *Receiver) serve(w http.ResponseWriter, r *http.Request) answer {
 	if rc.stripped(v, body) {
 		return malformed
 	}
-	return rc.once(r.Context(), v.ReplayKey, orReplayKey(v), func(ctx context.Context) answer { return rc.hand(ctx, d) })
+	return rc.once(r.Context(), v.ReplayKey, rc.identity(v), func(ctx context.Context) answer { return rc.hand(ctx, d) })
 }
 
-// orReplayKey is the delivery's id; where a sender gives none, the attempt stands for the delivery.
-func orReplayKey(v signer.Verified) string {
-	if v.ID == "" {
+// identity is what tells one delivery from another: its id; where a sender gives none, the attempt. Under a replayable
+// scheme each attempt is the same signed content, and an id that nobody signed must not make another delivery of it.
+func (rc *Receiver) identity(v signer.Verified) string {
+	if v.ID == "" || rc.facts.Replayable {
 		return v.ReplayKey
 	}
 	return v.ID
@@ -260,6 +265,8 @@ func (rc *Receiver) once(ctx context.Context, attempt, id string, do func(contex
 	switch {
 	case err != nil:
 		return full
+	case status == Replayed && rc.facts.Replayable:
+		return duplicate // a retry and a replay are the same bytes
 	case status == Replayed:
 		return replayed
 	case status == Handled:
