@@ -139,7 +139,7 @@ func (e *endpointFlags) add(cmd *cobra.Command, creating bool) {
 	f.StringVar(&e.caFile, "ca-file", "", "PEM file of roots to trust the endpoint by (default the system's)")
 	f.StringSliceVar(&e.spkiPins, "spki-pins", nil, "sha256/<base64> of public keys, one of which must be in its chain")
 	if creating {
-		f.StringVar(&ep.Scheme, "scheme", "", "signature format (default standard)")
+		addScheme(cmd, &ep.Scheme, "")
 		f.StringVar(&e.secretFile, "signing-secret-file", "", "file with a signing secret of the partner's own (default one is made)")
 	}
 }
@@ -366,6 +366,10 @@ func newEndpointCreate(conn *connection) *cobra.Command {
 					answer.Secret, answer.PublicKeyPem = nil, nil
 				}
 			}
+			if ep := answer.GetEndpoint(); ep.GetReplayable() {
+				fmt.Fprintf(cmd.ErrOrStderr(), "note: scheme %s signs no time: a delivery that somebody recorded can be sent again and verifies, so the receiver\n"+
+					"has to remember what it has handled; prefer another scheme where there is the choice\n", plain(ep.GetScheme()))
+			}
 			err = show(cmd, answer, func(w io.Writer) {
 				endpointRows(w, answer.GetEndpoint())
 				if s := answer.GetSecret(); s != "" {
@@ -538,7 +542,11 @@ func endpointRows(w io.Writer, ep *sealpostv1.Endpoint) {
 	row(w, "owner", dash(ep.GetOwner()))
 	row(w, "event types", strings.Join(ep.GetEventTypes(), ", "))
 	row(w, "filter", dash(ep.GetFilter()))
-	row(w, "scheme", ep.GetScheme())
+	scheme := ep.GetScheme()
+	if ep.GetReplayable() {
+		scheme += " (replayable: it signs no time)"
+	}
+	row(w, "scheme", scheme)
 	row(w, "content", ep.GetContentMode())
 	r := ep.GetRedaction()
 	row(w, "redaction", r.GetMode())

@@ -22,11 +22,34 @@ type keyFlags struct {
 func (k *keyFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&k.files, "secret-file", nil, "file with the endpoint's secret, or its public key; twice during a rotation")
+	addScheme(cmd, &k.scheme, string(signer.Schemes()[0]))
+}
+
+// addScheme adds --scheme, with the schemes that there are in its help and its completion.
+func addScheme(cmd *cobra.Command, to *string, value string) {
 	var names []string
 	for _, s := range signer.Schemes() {
 		names = append(names, string(s))
 	}
-	f.StringVar(&k.scheme, "scheme", names[0], strings.Join(names, ", "))
+	usage := "signature format: " + strings.Join(names, ", ")
+	if value == "" {
+		usage += fmt.Sprintf(" (default %s)", names[0])
+	}
+	cmd.Flags().StringVar(to, "scheme", value, usage)
+	if err := cmd.RegisterFlagCompletionFunc("scheme", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag was added above
+	}
+}
+
+// signingURL names the schemes that sign the URL.
+func signingURL() string {
+	var names []string
+	for _, s := range signer.Schemes() {
+		if s.Facts().CoversTarget {
+			names = append(names, string(s))
+		}
+	}
+	return strings.Join(names, " and ")
 }
 
 // verifier trusts the keys of the files.

@@ -40,7 +40,7 @@ func newListen() *cobra.Command {
 	f.StringVar(&l.cert, "tls-cert", "", "PEM file with the certificate to show")
 	f.StringVar(&l.key, "tls-key", "", "PEM file with its key")
 	f.StringVar(&l.clientCA, "client-ca", "", "PEM file of roots; senders must show a certificate of theirs")
-	f.StringVar(&l.external, "external-url", "", "how senders reach it, https://host, where a proxy is between (scheme rfc9421)")
+	f.StringVar(&l.external, "external-url", "", "how senders reach it, https://host, where a proxy is between; for "+signingURL())
 	f.IntVar(&l.fail, "fail", 0, "refuse so many requests first")
 	f.IntVar(&l.status, "status", http.StatusServiceUnavailable, "status to refuse them with")
 	f.IntVar(&l.count, "count", 0, "end after so many deliveries (default never)")
@@ -180,13 +180,13 @@ func (l *listening) write(d receiver.Delivery) error {
 		if d.Chunks > 0 {
 			chunks = fmt.Sprintf(" in %d chunks", d.Chunks)
 		}
-		_, err := fmt.Fprintf(l.out, "%s verified with key %s, signed %s%s\n%s\n\n", plain(d.ID), d.KeyID, d.Time.Format(time.RFC3339), chunks,
+		_, err := fmt.Fprintf(l.out, "%s verified with key %s, signed %s%s\n%s\n\n", plain(d.ID), d.KeyID, signedAt(d.Time), chunks,
 			plainBody(body))
 		return err
 	}
 	line := struct {
 		ID          string          `json:"id"`
-		Time        time.Time       `json:"time"`
+		Time        time.Time       `json:"time,omitzero"`
 		KeyID       string          `json:"keyId"`
 		ContentType string          `json:"contentType"`
 		Chunks      int             `json:"chunks,omitempty"`

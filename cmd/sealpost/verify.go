@@ -39,8 +39,8 @@ func newVerify() *cobra.Command {
 	f.StringVar(&v.request, "request", "", "file with the whole request; - is standard input")
 	f.StringVar(&v.headers, "headers", "", "file with the header")
 	f.StringVar(&v.body, "body", "", "file with the body")
-	f.StringVar(&v.method, "method", "", "method (default that of --request, or POST); for rfc9421")
-	f.StringVar(&v.url, "url", "", "URL that it was sent to; for rfc9421")
+	f.StringVar(&v.method, "method", "", "method (default that of --request, or POST); for "+signingURL())
+	f.StringVar(&v.url, "url", "", "URL that it was sent to; for "+signingURL())
 	f.StringVar(&v.at, "at", "", "when it came in: RFC 3339, or seconds since 1970 (default now)")
 	f.DurationVar(&v.tolerance, "tolerance", signer.DefaultTolerance, "how far its time may be from --at")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -67,7 +67,9 @@ type verifyResult struct {
 	ID       string    `json:"id,omitempty"`
 	Time     time.Time `json:"time,omitzero"`
 	KeyID    string    `json:"keyId,omitempty"`
-	Chunk    string    `json:"chunk,omitempty"`
+	// Replayable: the scheme signs no time, so that it would verify at any other time as well.
+	Replayable bool   `json:"replayable,omitempty"`
+	Chunk      string `json:"chunk,omitempty"`
 }
 
 func (v *verifying) run(cmd *cobra.Command, asJSON bool) error {
@@ -90,7 +92,8 @@ func (v *verifying) run(cmd *cobra.Command, asJSON bool) error {
 		return usagef("--url is needed: scheme %s signs it", verifier.Scheme())
 	}
 	facts, refused := verifier.Verify(header, request, now)
-	result := verifyResult{Verified: refused == nil, ID: facts.ID, Time: facts.Time, KeyID: facts.KeyID, Chunk: facts.Chunk}
+	result := verifyResult{Verified: refused == nil, ID: facts.ID, Time: facts.Time, KeyID: facts.KeyID, Chunk: facts.Chunk,
+		Replayable: verifier.Scheme().Facts().Replayable}
 	if refused != nil {
 		result = verifyResult{Reason: refused.Error()}
 	}
@@ -116,12 +119,20 @@ func (r verifyResult) show(out io.Writer, asJSON bool) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row(w, "verified", "yes")
 	row(w, "id", dash(r.ID))
-	row(w, "signed", r.Time.Format(time.RFC3339Nano))
+	row(w, "signed", signedAt(r.Time))
 	row(w, "key", r.KeyID)
 	if r.Chunk != "" {
 		row(w, "chunk", r.Chunk)
 	}
 	return w.Flush()
+}
+
+// signedAt is the signed time, which not every scheme has.
+func signedAt(t time.Time) string {
+	if t.IsZero() {
+		return "at a time that is not signed: it can be replayed"
+	}
+	return t.Format(time.RFC3339Nano)
 }
 
 func (v *verifying) now() (time.Time, error) {

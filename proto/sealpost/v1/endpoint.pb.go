@@ -278,7 +278,7 @@ type Endpoint struct {
 	// CEL over the event after redaction. Empty: every event of these types. At most 2 KiB.
 	Filter string `protobuf:"bytes,8,opt,name=filter,proto3" json:"filter,omitempty"`
 	// The signature format: standard (default), standard-ed25519, rfc9421, timestamp-hmac, timestamp-hmac-256,
-	// rsa-sha256.
+	// rsa-sha256, hubspot-v3, stripe, github, shopify, slack.
 	Scheme string `protobuf:"bytes,9,opt,name=scheme,proto3" json:"scheme,omitempty"`
 	// The form of the body: envelope (default), data, cloudevents, cloudevents-binary.
 	ContentMode string     `protobuf:"bytes,10,opt,name=content_mode,json=contentMode,proto3" json:"content_mode,omitempty"`
@@ -325,7 +325,10 @@ type Endpoint struct {
 	// has changed since.
 	Etag string `protobuf:"bytes,32,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Output only. What was asked for and waits for approval, while the rest stays in force.
-	Proposal      *Proposal `protobuf:"bytes,33,opt,name=proposal,proto3" json:"proposal,omitempty"`
+	Proposal *Proposal `protobuf:"bytes,33,opt,name=proposal,proto3" json:"proposal,omitempty"`
+	// Output only. The scheme signs no time (github, shopify): whoever records a delivery can send it again, at any time, and it verifies.
+	// The receiver has to remember what it has handled.
+	Replayable    bool `protobuf:"varint,50,opt,name=replayable,proto3" json:"replayable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -589,6 +592,13 @@ func (x *Endpoint) GetProposal() *Proposal {
 		return x.Proposal
 	}
 	return nil
+}
+
+func (x *Endpoint) GetReplayable() bool {
+	if x != nil {
+		return x.Replayable
+	}
+	return false
 }
 
 // A change that waits for approval.
@@ -2052,8 +2062,7 @@ var File_sealpost_v1_endpoint_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\xf5\n" +
-	"\n" +
+	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\x95\v\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x10\n" +
@@ -2097,7 +2106,10 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"updateTime\x12=\n" +
 	"\fapprove_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\vapproveTime\x12\x12\n" +
 	"\x04etag\x18  \x01(\tR\x04etag\x121\n" +
-	"\bproposal\x18! \x01(\v2\x15.sealpost.v1.ProposalR\bproposal\"~\n" +
+	"\bproposal\x18! \x01(\v2\x15.sealpost.v1.ProposalR\bproposal\x12\x1e\n" +
+	"\n" +
+	"replayable\x182 \x01(\bR\n" +
+	"replayable\"~\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +

@@ -228,7 +228,7 @@ func settingsOf(e *relay.Endpoint) *sealpostv1.Endpoint {
 		State: enumValue[sealpostv1.Endpoint_State](string(e.State)), StateReason: e.StateReason,
 		Registrant: e.Registrant, Approver: e.Approver,
 		CreateTime: stamp(e.CreateTime), UpdateTime: stamp(e.UpdateTime), ApproveTime: stamp(e.ApproveTime),
-		Etag: etagOf(e.Revision),
+		Etag: etagOf(e.Revision), Replayable: e.Scheme.Facts().Replayable,
 	}
 	for _, m := range e.Redaction.Mask {
 		out.Redaction.Mask = append(out.Redaction.Mask, &sealpostv1.Mask{Path: m.Path, KeepLast: int32(m.KeepLast)})

@@ -112,6 +112,20 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// A URL that its scheme signs is one that all verifiers of the scheme read alike.
+func TestURLsThatCannotBeSigned(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ann := w.caller("ann", access.Partner, "acme")
+	for _, scheme := range signer.Schemes() {
+		s := goodSpec()
+		s.Scheme, s.URL = string(scheme), "https://hooks.partner.example/a%2Fb?x=%20"
+		if _, err := w.CreateEndpoint(t.Context(), ann, s, ""); isInvalid(err, "url") != (scheme == signer.HubSpotV3) {
+			t.Errorf("%s: %v", scheme, err)
+		}
+	}
+}
+
 func TestSecretIsShownOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -120,6 +120,9 @@ func (c *Control) checkURL(s *Spec, bad *relay.Invalid) {
 		}
 		return
 	}
+	if err := signer.Scheme(s.Scheme).CheckURL(u.String()); err != nil && !errors.Is(err, signer.ErrScheme) {
+		bad.Add("url", "cannot be signed: %s", err.Error())
+	}
 	host := strings.TrimSuffix(strings.ToLower(u.Host()), ".")
 	addr, literal := u.Address()
 	switch {

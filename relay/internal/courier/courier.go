@@ -141,7 +141,7 @@ func (c *Courier) attempt(ctx context.Context, p *Parcel, i int, a *relay.Attemp
 // letter is the body of chunk i and its signed header.
 func (c *Courier) letter(p *Parcel, i int, ready *prepared, a *relay.Attempt) ([]byte, http.Header, error) {
 	m := signer.Message{
-		ID: p.delivery.ID, Time: a.StartTime, Method: http.MethodPost, URL: ready.url,
+		ID: p.delivery.ID, Time: a.StartTime, Method: http.MethodPost, URL: ready.url, Type: p.delivery.EventType,
 		ContentType: p.contentType, Body: p.body,
 	}
 	if p.set != nil {
