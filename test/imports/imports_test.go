@@ -77,6 +77,7 @@ var ours = []struct{ name, imports string }{
 	{"cmd/sealpost", "cmd/sealpost/demo proto/sealpost/v1 relay relay/app relay/client relay/receiver signer store test/bench"},
 	// What tests stand on.
 	{"test/receivers", "signer"},
+	{"test/receivers/go", ""},
 	{"test/disk", ""},
 	{"test/rig", ""},
 	{"test/run", ""},

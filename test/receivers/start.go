@@ -3,45 +3,42 @@ package receivers
 import (
 	"bufio"
 	"bytes"
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"syscall"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/sealpost/sealpost/signer"
 )
 
-const (
-	startTimeout   = 30 * time.Second
-	installTimeout = 5 * time.Minute
-)
+// startTimeout is how long a receiver may take until it listens, on a machine that does much else.
+const startTimeout = 5 * time.Minute
 
-// Start runs the receiver in a language ("node" or "python") and returns its URL. key is what a partner holds of it: the secret, or the
-// public key in the form of its scheme's receivers.
-func Start(t testing.TB, language string, scheme signer.Scheme, key string) string {
+// Languages are those that there is a receiver in.
+var Languages = []string{"go", "node", "python", "java"}
+
+// Receiver is a running one, which trusts the keys that it was last given.
+type Receiver struct {
+	URL    string
+	t      testing.TB
+	config string
+}
+
+// Start runs the receiver in a language. It trusts no key yet. External is the URL's origin as senders see it, where another
+// server is between.
+func Start(t testing.TB, language string, scheme signer.Scheme, external string) *Receiver {
 	t.Helper()
-	var cmd *exec.Cmd
-	if language == "node" {
-		cmd = exec.Command(program(t, "node"), filepath.Join(folder(t), "node", "receiver.js"))
-	} else {
-		cmd = exec.Command(pythonWithPackages(t), filepath.Join(folder(t), "python", "receiver.py"))
+	r := &Receiver{t: t, config: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(r.config, "keys"), 0o700); err != nil {
+		t.Fatal(err)
 	}
-	cmd.Env = append(os.Environ(), "SCHEME="+string(scheme), "WEBHOOK_SECRET=", "PUBLIC_KEY_FILE=")
-	if scheme.Facts().Asymmetric {
-		file := filepath.Join(t.TempDir(), "vendor_pub.pem")
-		if err := os.WriteFile(file, []byte(key), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cmd.Env = append(cmd.Env, "PUBLIC_KEY_FILE="+file)
-	} else {
-		cmd.Env = append(cmd.Env, "WEBHOOK_SECRET="+key)
+	cmd := command(t, language)
+	cmd.Env = append(os.Environ(), "SCHEME="+string(scheme), "CONFIG="+r.config)
+	if external != "" {
+		cmd.Env = append(cmd.Env, "EXTERNAL_URL="+external)
 	}
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
@@ -69,93 +66,67 @@ func Start(t testing.TB, language string, scheme signer.Scheme, key string) stri
 			cmd.Wait()
 			t.Fatalf("%s said %q and not its port: %s", language, text, complaints.String())
 		}
-		return fmt.Sprintf("http://127.0.0.1:%d/webhook", port)
+		r.URL = fmt.Sprintf("http://127.0.0.1:%d/webhook", port)
 	case <-time.After(startTimeout):
 		t.Fatalf("%s did not say its port within %v", language, startTimeout)
 	}
-	return ""
+	return r
 }
 
-func program(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Fatalf("%s is missing: install it to check that receivers in it accept our deliveries (%v)", name, err)
+// Trust makes these keys the ones that the receiver trusts: the secret, or the public key in the form of its scheme's receivers.
+func (r *Receiver) Trust(keys ...string) {
+	r.t.Helper()
+	folder := filepath.Join(r.config, "keys")
+	next := folder + ".next"
+	err := os.Mkdir(next, 0o700)
+	for i, key := range keys {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(next, strconv.Itoa(i)), []byte(key+"\n"), 0o600)
+		}
 	}
-	return path
-}
-
-// pythonWithPackages returns the Python of a virtual environment with the pinned
-// packages. It is made once in the user's cache folder, under a name that changes
-// with the pins, by one of the test processes that want it.
-func pythonWithPackages(t testing.TB) string {
-	t.Helper()
-	pins, err := os.ReadFile(filepath.Join(folder(t), "python", "requirements.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	python := program(t, "python3")
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	version, err := exec.Command(python, "-c", "import sys; print(sys.executable, sys.version)").Output()
-	if err != nil {
-		t.Fatalf("python3 does not run: %v", err)
-	}
-	sum := sha256.Sum256(append(pins, version...))
-	venv := filepath.Join(cache, "sealpost-test", "python-"+hex.EncodeToString(sum[:6]))
-	defer lock(t, filepath.Dir(venv))()
-	complete := filepath.Join(venv, "complete")
-	found := filepath.Join(venv, "bin", "python")
-	if _, err := os.Stat(complete); err == nil {
-		return found
-	}
-	// A folder left by a run that was cut short has no mark: begin again.
-	if err := os.RemoveAll(venv); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "python3 with its venv module is needed", python, "-m", "venv", venv)
-	run(t, "pip could not install python/requirements.txt", found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", filepath.Join(folder(t), "python", "requirements.txt"))
-	if err := os.WriteFile(complete, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return found
-}
-
-func run(t testing.TB, complaint string, command ...string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), installTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", complaint, err, out)
-	}
-}
-
-// folder is where this package's source is.
-func folder(t testing.TB) string {
-	t.Helper()
-	_, here, _, ok := runtime.Caller(0)
-	if !ok {
-		t.Fatal("where the receivers are, is not known")
-	}
-	return filepath.Dir(here)
-}
-
-// lock holds a folder for this process alone until the function it returns is called.
-func lock(t testing.TB, dir string) (unlock func()) {
-	t.Helper()
-	err := os.MkdirAll(dir, 0o700)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err == nil {
-		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
+		err = os.RemoveAll(folder)
+	}
+	if err == nil {
+		err = os.Rename(next, folder)
 	}
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	return func() { file.Close() }
+}
+
+// Tolerate sets how old a delivery may be.
+func (r *Receiver) Tolerate(d time.Duration) {
+	r.t.Helper()
+	text := strconv.FormatFloat(d.Seconds(), 'f', -1, 64)
+	if err := os.WriteFile(filepath.Join(r.config, "tolerance"), []byte(text), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// command is how a language's receiver is run.
+func command(t testing.TB, language string) *exec.Cmd {
+	t.Helper()
+	source := filepath.Join(folder(t), language)
+	switch language {
+	case "go":
+		return exec.Command(built(t, "go", "receiver.go", "receiver", program(t, "go"), "build", "-trimpath", "-o", "receiver"))
+	case "node":
+		return exec.Command(program(t, "node"), filepath.Join(source, "receiver.js"))
+	case "python":
+		return exec.Command(pythonWithPackages(t), filepath.Join(source, "receiver.py"))
+	case "java":
+		classes := built(t, "java", "Receiver.java", "Receiver.class", program(t, "javac"), "-d", ".")
+		return exec.Command(program(t, "java"), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m", "-cp", filepath.Dir(classes), "Receiver")
+	}
+	t.Fatalf("there is no receiver in %q", language)
+	return nil
+}
+
+// Half is what a partner holds of a key: the secret, or the public key in the form of its scheme's receivers.
+func Half(key signer.Key) string {
+	if key.Asymmetric() {
+		return key.PublicText()
+	}
+	return key.Reveal()
 }

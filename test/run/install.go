@@ -32,6 +32,8 @@ var programs = []program{
 	{"gcc", "the race detector needs cgo", names("gcc libc6-dev", "gcc", "build-base", "gcc"), nil},
 	{"curl", "the README publishes with it", names("curl", "curl", "curl", "curl"), nil},
 	{"node", "receivers in Node verify deliveries", names("nodejs", "nodejs", "nodejs", "node"), nil},
+	{"npm", "vendors' libraries in Node verify deliveries", names("npm", "npm", "npm", "node"), nil},
+	{"javac", "receivers in Java verify deliveries", names("default-jdk-headless", "java-21-openjdk-devel", "openjdk21-jdk", "openjdk"), nil},
 	{"python3", "receivers in Python verify deliveries", names("python3-venv", "python3", "python3", "python3"), []string{"-c", "import ensurepip, venv"}},
 }
 
