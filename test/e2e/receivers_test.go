@@ -158,7 +158,7 @@ func TestVendorsLibraries(t *testing.T) {
 			stored = append(stored, receivers.NewStored(scheme, ep.Secret, partner.URL, got.Header, body))
 		}
 	}
-	for _, language := range []string{"node", "python"} {
+	for _, language := range receivers.LibraryLanguages {
 		var asked []receivers.Stored
 		var want []bool
 		for i, s := range stored {

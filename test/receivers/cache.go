@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func built(t testing.TB, language, source, result string, compiler ...string) st
 	t.Helper()
 	file := filepath.Join(folder(t), language, source)
 	text := read(t, file)
-	made := cached(t, language, append(text, version(t, compiler[0])...), func(into string) {
+	made := cached(t, language, append(append(text, version(t, compiler[0])...), strings.Join(compiler, " ")...), func(into string) {
 		run(t, into, language+"/"+source+" does not compile", append(compiler, file)...)
 	})
 	return filepath.Join(made, result)
@@ -79,6 +80,23 @@ func nodePackages(t testing.TB) string {
 		}
 		run(t, into, "npm could not install node/package.json", npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 	})
+}
+
+// javaLibraryPin is the official library of Standard Webhooks.
+const javaLibraryPin = "com.standardwebhooks:standardwebhooks:1.1.0"
+
+// javaLibrary is its jar.
+func javaLibrary(t testing.TB) string {
+	t.Helper()
+	maven := program(t, "mvn")
+	into := cached(t, "jar", []byte(javaLibraryPin), func(into string) {
+		run(t, into, "Maven could not fetch "+javaLibraryPin, maven, "--batch-mode", "--quiet", "dependency:copy", "-Dartifact="+javaLibraryPin, "-DoutputDirectory="+into)
+	})
+	jars, err := filepath.Glob(filepath.Join(into, "*.jar"))
+	if err != nil || len(jars) != 1 {
+		t.Fatalf("%s holds %v and not one jar (%v)", into, jars, err)
+	}
+	return jars[0]
 }
 
 func program(t testing.TB, name string) string {

@@ -6,7 +6,7 @@
 // and answers 200 ok, 200 duplicate, 400 stale or 401 invalid. They prove that what we send is what other people's code
 // accepts; they trust nothing but the keys they are given.
 //
-// The tests need go, node with npm, python3 with pip and venv, and a JDK of version 17 or later. Packages of others are
-// installed once, pinned, in the user's cache folder; none of them is part of this repository. Where something is missing the
-// tests fail.
+// The tests need go, node with npm, python3 with pip and venv, and a JDK of version 17 or later with Maven. Packages of others
+// are installed once, pinned, in the user's cache folder; none of them is part of this repository. Where something is missing
+// the tests fail.
 package receivers

@@ -15,7 +15,7 @@ import (
 // TestLibraries holds the signer against the libraries of those whose formats it signs in.
 func TestLibraries(t *testing.T) {
 	t.Parallel()
-	for _, language := range []string{"node", "python"} {
+	for _, language := range receivers.LibraryLanguages {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
 			var requests []receivers.Stored

@@ -34,6 +34,7 @@ var programs = []program{
 	{"node", "receivers in Node verify deliveries", names("nodejs", "nodejs", "nodejs", "node"), nil},
 	{"npm", "vendors' libraries in Node verify deliveries", names("npm", "npm", "npm", "node"), nil},
 	{"javac", "receivers in Java verify deliveries", names("default-jdk-headless", "java-21-openjdk-devel", "openjdk21-jdk", "openjdk"), nil},
+	{"mvn", "the library of Standard Webhooks in Java verifies deliveries", names("maven", "maven", "maven", "maven"), nil},
 	{"python3", "receivers in Python verify deliveries", names("python3-venv", "python3", "python3", "python3"), []string{"-c", "import ensurepip, venv"}},
 }
 
