@@ -4,7 +4,8 @@
 // It promises that what a [Signer] has signed a [Verifier] with the right key
 // accepts, and nothing else: a changed body, id, time, chunk header, method or
 // URL is refused where the scheme covers it ([Facts] says what it covers), and so
-// is a delivery outside the tolerance of five minutes. Whatever it cannot read
+// is a delivery outside the tolerance of five minutes, except under the schemes that
+// sign no time (Facts.Replayable). Whatever it cannot read
 // without doubt it refuses. Secrets are compared in constant time and never
 // appear in an error, in a log line or in any printed form of a [Key].
 //

@@ -140,6 +140,56 @@ func ExampleVerifier_Verify_rsaSHA256() {
 	// Output: <nil>
 }
 
+// A receiver of the scheme "hubspot-v3".
+func ExampleVerifier_Verify_hubSpotV3() {
+	key, _ := signer.ParseKey(signer.HubSpotV3, exampleText)
+	v, _ := signer.NewVerifier(signer.HubSpotV3, []signer.VerifyingKey{key})
+	header, body := received(signer.HubSpotV3, key)
+	_, err := v.Verify(header, signer.Request{Method: "POST", URL: "https://hooks.partner.example/crm", Body: body}, time.Now())
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// A receiver of the scheme "stripe".
+func ExampleVerifier_Verify_stripe() {
+	key, _ := signer.ParseKey(signer.Stripe, exampleText)
+	v, _ := signer.NewVerifier(signer.Stripe, []signer.VerifyingKey{key})
+	header, body := received(signer.Stripe, key)
+	_, err := v.Verify(header, signer.Request{Body: body}, time.Now())
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// A receiver of the scheme "github", which signs no time: remember the ReplayKey of what was handled.
+func ExampleVerifier_Verify_gitHub() {
+	key, _ := signer.ParseKey(signer.GitHub, exampleText)
+	v, _ := signer.NewVerifier(signer.GitHub, []signer.VerifyingKey{key})
+	header, body := received(signer.GitHub, key)
+	delivery, err := v.Verify(header, signer.Request{Body: body}, time.Now())
+	fmt.Println(delivery.ReplayKey[:8], delivery.Time.IsZero(), err)
+	// Output: e06e146e true <nil>
+}
+
+// A receiver of the scheme "shopify", which signs no time: remember the ReplayKey of what was handled.
+func ExampleVerifier_Verify_shopify() {
+	key, _ := signer.ParseKey(signer.Shopify, exampleText)
+	v, _ := signer.NewVerifier(signer.Shopify, []signer.VerifyingKey{key})
+	header, body := received(signer.Shopify, key)
+	delivery, err := v.Verify(header, signer.Request{Body: body}, time.Now())
+	fmt.Println(delivery.ReplayKey[:8], delivery.Time.IsZero(), err)
+	// Output: e06e146e true <nil>
+}
+
+// A receiver of the scheme "slack".
+func ExampleVerifier_Verify_slack() {
+	key, _ := signer.ParseKey(signer.Slack, exampleText)
+	v, _ := signer.NewVerifier(signer.Slack, []signer.VerifyingKey{key})
+	header, body := received(signer.Slack, key)
+	_, err := v.Verify(header, signer.Request{Body: body}, time.Now())
+	fmt.Println(err)
+	// Output: <nil>
+}
+
 // received stands for the network: a delivery signed just now.
 func received(scheme signer.Scheme, key signer.Key) (http.Header, []byte) {
 	ring, err := signer.NewKeyring(key)
