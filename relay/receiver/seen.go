@@ -29,7 +29,9 @@ type Seen interface {
 	// refuses the request, and the sender repeats it.
 	Begin(ctx context.Context, attempt, id string) (Status, error)
 	// End ends what Begin called First. Where handled is true both are remembered, the attempt for at least twice the
-	// verifier's tolerance, durably before End returns if at all; else the delivery is as if it had never been begun.
+	// verifier's tolerance, durably before End returns if at all; else the delivery is as if it had never been begun. Under a
+	// replayable scheme no time ends what a recorded delivery is good for: remember the id, which is the body's digest there, for as
+	// long as the key is trusted.
 	End(ctx context.Context, attempt, id string, handled bool) error
 }
 
