@@ -144,6 +144,28 @@ func TestHandsOverOnce(t *testing.T) {
 	}
 }
 
+// Long after the tolerance a recorded delivery still verifies where no time is signed, and is known by its bytes, not by the id
+// that comes with it.
+func TestReplaysOfAReplayableScheme(t *testing.T) {
+	t.Parallel()
+	for _, scheme := range signer.Schemes() {
+		if !scheme.Facts().Replayable {
+			continue
+		}
+		synctest.Test(t, func(t *testing.T) {
+			p := newPartner(t, scheme, nil)
+			m := signer.Message{ID: "dlv_1", Body: []byte(`{"id":"evt_1"}`), Time: time.Now()}
+			p.expect("first", p.serve(p.request(m)).Code, http.StatusNoContent)
+			time.Sleep(time.Hour)
+			m.ID = "dlv_other"
+			p.expect("an hour later, under another id", p.serve(p.request(m)).Code, http.StatusOK)
+			if len(p.got) != 1 {
+				t.Errorf("%s: handed over %d times", scheme, len(p.got))
+			}
+		})
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for _, scheme := range signer.Schemes() {
