@@ -46,7 +46,8 @@ const (
 	ReasonSlow              Reason = "SLOW"               // in flight for longer than a second
 	ReasonEndpointPaused    Reason = "ENDPOINT_PAUSED"    //
 	ReasonEndpointSuspended Reason = "ENDPOINT_SUSPENDED" //
-	ReasonEndpointInactive  Reason = "ENDPOINT_INACTIVE"  // pending, contained
+	ReasonEndpointContained Reason = "ENDPOINT_CONTAINED" // by an incident
+	ReasonEndpointInactive  Reason = "ENDPOINT_INACTIVE"  // pending
 	ReasonEndpointDeleted   Reason = "ENDPOINT_DELETED"   //
 	ReasonBreakerOpen       Reason = "BREAKER_OPEN"       //
 	ReasonLaneFull          Reason = "LANE_FULL"          // waited too long for its turn

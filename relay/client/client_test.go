@@ -27,6 +27,7 @@ import (
 // flaky is the events' part of a door that keeps events by id, and before that refuses what its plan says.
 type flaky struct {
 	api.Endpoints // nil: not called here
+	api.Incidents
 	api.Deliveries
 	api.Operations
 	api.Tokens
@@ -123,7 +124,7 @@ func (f *flaky) count() int {
 // listen serves f at an address, or a free port; stop is idempotent.
 func listen(t testing.TB, f *flaky, address string, conf *tls.Config) (string, func()) {
 	t.Helper()
-	s, err := api.New(api.Options{Auth: f, Events: f, Endpoints: f, Deliveries: f, Operations: f, Tokens: f, System: f, TLS: conf})
+	s, err := api.New(api.Options{Auth: f, Events: f, Endpoints: f, Incidents: f, Deliveries: f, Operations: f, Tokens: f, System: f, TLS: conf})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -223,6 +225,63 @@ func TestPause(t *testing.T) {
 			t.Errorf("%d of %d arrived, by %d requests", len(once), n, partner.Count())
 		}
 	})
+}
+
+// TestContain cuts off what is in flight to an endpoint, parks what comes, and lets nothing go until it is released and resumed.
+func TestContain(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	hangs, arrived, cut := true, make(chan struct{}, 64), make(chan struct{}, 64)
+	var mu sync.Mutex
+	partner := rig.Serve(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		wait := hangs
+		mu.Unlock()
+		if wait {
+			arrived <- struct{}{}
+			<-r.Context().Done()
+			cut <- struct{}{}
+		}
+	}))
+	ep := p.Register(partner, rig.Object{"concurrency": 1})
+	p.PublishMany("acme", "e", 20)
+	<-arrived
+	began := time.Now()
+	e := p.OK("POST", "/v1/endpoints/"+ep.ID+":contain", rig.Object{"tenant": "acme", "reason": "leaked key, INC-42"})
+	took := time.Since(began)
+	if e.S("state") != "CONTAINED" || e.S("stateReason") != "by operator: leaked key, INC-42" {
+		t.Errorf("contain: %v", e)
+	}
+	<-cut
+	if took > 4*time.Second { // what is in flight to a paused one has five
+		t.Errorf("what was in flight was not cut off: it took %v", took)
+	}
+	for _, d := range p.AwaitCount("tenant=acme&state=PARKED", 20) {
+		if d.S("reason") != "ENDPOINT_CONTAINED" {
+			t.Errorf("parked: %v", d)
+		}
+	}
+	mu.Lock()
+	hangs = false
+	mu.Unlock()
+	for verb, body := range map[string]rig.Object{"resume": {}, "approve": {}, "pause": {}, "test": {}} {
+		body["tenant"] = "acme"
+		if a := p.Do("POST", "/v1/endpoints/"+ep.ID+":"+verb, body); a.Status != http.StatusBadRequest {
+			t.Errorf("%s of a contained endpoint: %d %s", verb, a.Status, a.Raw)
+		}
+	}
+	if a := p.Do("POST", "/v1/endpoints/"+ep.ID+":release", rig.Object{"tenant": "acme"}); a.Status != http.StatusBadRequest || !strings.Contains(string(a.Raw), "reason") {
+		t.Errorf("released without a reason: %d %s", a.Status, a.Raw)
+	}
+	p.Kill()
+	p.Restart(nil)
+	p.AwaitCount("tenant=acme&state=PARKED", 20)
+	if e := p.OK("POST", "/v1/endpoints/"+ep.ID+":release", rig.Object{"tenant": "acme", "reason": "keys were changed"}); e.S("state") != "PAUSED" {
+		t.Errorf("release: %v", e)
+	}
+	p.MustAct(ep, "resume")
+	p.AwaitCount("tenant=acme&state=DELIVERED", 20)
 }
 
 // TestDelete cancels what is parked; a single delivery can be cancelled, or sent now.

@@ -742,6 +742,8 @@ type EndpointRecord struct {
 	// How long it had not been active until its last change of state, in nanoseconds, and when the present spell began.
 	Inactive      int64 `protobuf:"varint,44,opt,name=inactive,proto3" json:"inactive,omitempty"`
 	InactiveSince int64 `protobuf:"varint,45,opt,name=inactive_since,json=inactiveSince,proto3" json:"inactive_since,omitempty"`
+	// The state that it was contained in; empty where it is not contained.
+	ContainedFrom string `protobuf:"bytes,60,opt,name=contained_from,json=containedFrom,proto3" json:"contained_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1089,6 +1091,13 @@ func (x *EndpointRecord) GetInactiveSince() int64 {
 		return x.InactiveSince
 	}
 	return 0
+}
+
+func (x *EndpointRecord) GetContainedFrom() string {
+	if x != nil {
+		return x.ContainedFrom
+	}
+	return ""
 }
 
 type MaskRecord struct {
@@ -1912,7 +1921,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vbody_sha256\x18\x13 \x01(\tR\n" +
 	"bodySha256\x12#\n" +
 	"\rresponse_body\x18\x14 \x01(\fR\fresponseBody\x12#\n" +
-	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xef\v\n" +
+	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\x96\f\n" +
 	"\x0eEndpointRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -1972,7 +1981,8 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\bproposed\x18* \x01(\v2\x1b.sealpost.v1.EndpointRecordR\bproposed\x12%\n" +
 	"\x0erequest_digest\x18+ \x01(\fR\rrequestDigest\x12\x1a\n" +
 	"\binactive\x18, \x01(\x03R\binactive\x12%\n" +
-	"\x0einactive_since\x18- \x01(\x03R\rinactiveSince\"=\n" +
+	"\x0einactive_since\x18- \x01(\x03R\rinactiveSince\x12%\n" +
+	"\x0econtained_from\x18< \x01(\tR\rcontainedFrom\"=\n" +
 	"\n" +
 	"MaskRecord\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1b\n" +

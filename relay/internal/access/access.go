@@ -37,6 +37,7 @@ const (
 	EndpointsWrite   Scope = "endpoints.write"   // create, update, delete
 	EndpointsOperate Scope = "endpoints.operate" // pause, resume, test
 	EndpointsApprove Scope = "endpoints.approve" // approve, reject, suspend
+	IncidentsContain Scope = "incidents.contain" // contain, release
 	DeliveriesRead   Scope = "deliveries.read"
 	DeliveriesSteer  Scope = "deliveries.steer" // retry, cancel
 	TokensRead       Scope = "tokens.read"
@@ -47,7 +48,7 @@ const (
 // roleScopes is the most that each role's tokens can have, and what they have unless fewer are asked for.
 var roleScopes = map[Role][]Scope{
 	Operator: {EventsPublish, EventsRead, EventsPreview, EventsErase, EndpointsRead, EndpointsWrite, EndpointsOperate, EndpointsApprove,
-		DeliveriesRead, DeliveriesSteer, TokensRead, TokensWrite, SystemBackup},
+		IncidentsContain, DeliveriesRead, DeliveriesSteer, TokensRead, TokensWrite, SystemBackup},
 	Publisher: {EventsPublish, EventsRead, EventsPreview, DeliveriesRead},
 	Partner:   {EndpointsRead, EndpointsWrite, EndpointsOperate, DeliveriesRead, DeliveriesSteer},
 }

@@ -36,6 +36,7 @@ type Options struct {
 	Auth       Authenticator
 	Events     Events
 	Endpoints  Endpoints
+	Incidents  Incidents
 	Deliveries Deliveries
 	Operations Operations
 	Tokens     Tokens
@@ -65,7 +66,7 @@ type Server struct {
 
 // New makes both faces. Nothing listens yet.
 func New(o Options) (*Server, error) {
-	if o.Auth == nil || o.Events == nil || o.Endpoints == nil || o.Deliveries == nil || o.Operations == nil || o.Tokens == nil || o.System == nil {
+	if o.Auth == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Tokens == nil || o.System == nil {
 		return nil, errors.New("api: a part is missing")
 	}
 	if o.MaxDataBytes <= 0 {
@@ -78,7 +79,7 @@ func New(o Options) (*Server, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	m, err := newMetrics(o.Registerer, []*grpc.ServiceDesc{
-		&sealpostv1.EventService_ServiceDesc, &sealpostv1.EndpointService_ServiceDesc,
+		&sealpostv1.EventService_ServiceDesc, &sealpostv1.EndpointService_ServiceDesc, &sealpostv1.IncidentService_ServiceDesc,
 		&sealpostv1.DeliveryService_ServiceDesc, &sealpostv1.OperationService_ServiceDesc, &sealpostv1.AccessService_ServiceDesc,
 		&sealpostv1.SystemService_ServiceDesc,
 	})
@@ -98,6 +99,7 @@ func New(o Options) (*Server, error) {
 	for _, r := range []grpc.ServiceRegistrar{s.grpc, s.local} {
 		sealpostv1.RegisterEventServiceServer(r, &eventService{events: o.Events, metrics: m, closing: s.closing})
 		sealpostv1.RegisterEndpointServiceServer(r, &endpointService{endpoints: o.Endpoints})
+		sealpostv1.RegisterIncidentServiceServer(r, &incidentService{incidents: o.Incidents})
 		sealpostv1.RegisterDeliveryServiceServer(r, &deliveryService{deliveries: o.Deliveries, operations: o.Operations, closing: s.closing})
 		sealpostv1.RegisterOperationServiceServer(r, &operationService{operations: o.Operations})
 		sealpostv1.RegisterAccessServiceServer(r, &accessService{tokens: o.Tokens})

@@ -203,6 +203,12 @@ func (d *door) RejectEndpoint(_ context.Context, who access.Caller, ref control.
 func (d *door) PauseEndpoint(_ context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error) {
 	return d.endpoint(who, "pause "+reason, ref)
 }
+func (d *door) ContainEndpoint(_ context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error) {
+	return d.endpoint(who, "contain "+reason, ref)
+}
+func (d *door) ReleaseEndpoint(_ context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error) {
+	return d.endpoint(who, "release "+reason, ref)
+}
 func (d *door) ResumeEndpoint(_ context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error) {
 	return d.endpoint(who, "resume", ref)
 }
@@ -331,7 +337,7 @@ func (d *door) EraseSubject(_ context.Context, who access.Caller, e control.Eras
 }
 
 func (d *door) options() Options {
-	return Options{Auth: d, Events: d, Endpoints: d, Deliveries: d, Operations: d, Tokens: d, System: d, MaxDataBytes: 1 << 20}
+	return Options{Auth: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Tokens: d, System: d, MaxDataBytes: 1 << 20}
 }
 
 func (d *door) failing(err error) {

@@ -274,6 +274,8 @@ func TestRoutesOverREST(t *testing.T) {
 		{"POST", "/v1/endpoints/ep_9:approve", "", "approve", `"state":"ACTIVE"`},
 		{"POST", "/v1/endpoints/ep_9:reject", `{"reason":"no"}`, "reject no", `"ep_9"`},
 		{"POST", "/v1/endpoints/ep_9:pause", `{"reason":"later"}`, "pause later", `"ep_9"`},
+		{"POST", "/v1/endpoints/ep_9:contain", `{"reason":"INC-42"}`, "contain INC-42", `"ep_9"`},
+		{"POST", "/v1/endpoints/ep_9:release", `{"reason":"done","etag":"1f"}`, "release done", `"ep_9"`},
 		{"POST", "/v1/endpoints/ep_9:resume", `{}`, "resume", `"ep_9"`},
 		{"POST", "/v1/endpoints/ep_9:test", `{}`, "test", `"verdict":"DONE"`},
 		{"GET", "/v1/deliveries/dlv_1", "", "delivery", `"durations":{"tls":"0.003s","total":"1.500s"}`},

@@ -367,6 +367,8 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 			return err
 		}},
 		{"PauseEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, err := w.PauseEndpoint(ctx, c, ref, ""); return err }},
+		{"ContainEndpoint", access.IncidentsContain, nil, func(c access.Caller) error { _, err := w.ContainEndpoint(ctx, c, ref, "INC-42"); return err }},
+		{"ReleaseEndpoint", access.IncidentsContain, nil, func(c access.Caller) error { _, err := w.ReleaseEndpoint(ctx, c, ref, "INC-42"); return err }},
 		{"ResumeEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, err := w.ResumeEndpoint(ctx, c, ref); return err }},
 		{"TestEndpoint", access.EndpointsOperate, nil, func(c access.Caller) error { _, _, err := w.TestEndpoint(ctx, c, ref); return err }},
 		{"BackUp", access.SystemBackup, isForbidden, func(c access.Caller) error { return w.BackUp(ctx, c, io.Discard) }},
@@ -540,6 +542,7 @@ func TestNoAuditNoAct(t *testing.T) {
 			return err
 		},
 		"pause":   func() error { _, err := w.PauseEndpoint(ctx, ann, Ref{ID: e.ID}, ""); return err },
+		"contain": func() error { _, err := w.ContainEndpoint(ctx, op, Ref{ID: e.ID}, "INC-42"); return err },
 		"suspend": func() error { _, err := w.SuspendEndpoint(ctx, Relay(), Ref{ID: e.ID}, "gone"); return err },
 		"delete":  func() error { _, err := w.DeleteEndpoint(ctx, ann, Ref{ID: e.ID}); return err },
 		"test":    func() error { _, _, err := w.TestEndpoint(ctx, ann, Ref{ID: e.ID}); return err },

@@ -375,7 +375,7 @@ func (c *Control) update(who access.Caller, r *registry.Record, asked *Spec, mas
 	}
 	now := c.now()
 	r.UpdateTime = now
-	waiting := r.State == relay.EndpointPending || r.State == relay.EndpointUnverified
+	waiting := r.State == relay.EndpointPending || r.State == relay.EndpointUnverified || r.State == relay.EndpointContained
 	if c.Dev || waiting && r.ApproveTime.IsZero() {
 		if !c.Dev && who.Account != r.Registrant {
 			// Else its author could be the one who approves it.

@@ -430,6 +430,18 @@ func TestStates(t *testing.T) {
 			map[relay.EndpointState]relay.EndpointState{relay.EndpointPending: relay.EndpointActive}, false},
 		{"reject", op, func(c access.Caller, r Ref) (*registry.Endpoint, error) { return w.RejectEndpoint(ctx, c, r, "no") },
 			map[relay.EndpointState]relay.EndpointState{relay.EndpointPending: relay.EndpointDeleted, relay.EndpointUnverified: relay.EndpointDeleted}, true},
+		{"contain", op, func(c access.Caller, r Ref) (*registry.Endpoint, error) {
+			return w.ContainEndpoint(ctx, c, r, "INC-42")
+		},
+			map[relay.EndpointState]relay.EndpointState{
+				relay.EndpointUnverified: relay.EndpointContained, relay.EndpointPending: relay.EndpointContained, relay.EndpointActive: relay.EndpointContained,
+				relay.EndpointPaused: relay.EndpointContained, relay.EndpointSuspended: relay.EndpointContained, relay.EndpointContained: relay.EndpointContained,
+			}, true},
+		{"release", op, func(c access.Caller, r Ref) (*registry.Endpoint, error) {
+			return w.ReleaseEndpoint(ctx, c, r, "INC-42")
+		},
+			// Never approved, as all of these.
+			map[relay.EndpointState]relay.EndpointState{relay.EndpointContained: relay.EndpointPending}, false},
 		{"delete", ann, func(c access.Caller, r Ref) (*registry.Endpoint, error) { return w.DeleteEndpoint(ctx, c, r) },
 			map[relay.EndpointState]relay.EndpointState{
 				relay.EndpointActive: relay.EndpointDeleted, relay.EndpointSuspended: relay.EndpointDeleted, relay.EndpointPaused: relay.EndpointDeleted,

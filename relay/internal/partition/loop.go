@@ -329,6 +329,8 @@ func (l *loop) closed(endpointID string, now time.Time) relay.Reason {
 		return relay.ReasonEndpointPaused
 	case ep.State == relay.EndpointSuspended:
 		return relay.ReasonEndpointSuspended
+	case ep.State == relay.EndpointContained:
+		return relay.ReasonEndpointContained
 	case !ep.Sendable():
 		return relay.ReasonEndpointInactive
 	}

@@ -70,6 +70,9 @@ func (l *loop) configure(ep *registry.Endpoint, now time.Time) error {
 	if err := l.flush(ep.ID, reason); err != nil {
 		return err
 	}
+	if ep.State == relay.EndpointContained { // what is in flight is not given the time that it has otherwise, see settleWithin
+		l.interrupt(func(t *task) bool { return t.key.Endpoint == ep.ID })
+	}
 	if ep.State == relay.EndpointDeleted {
 		l.purging[ep.ID] = struct{}{}
 		l.lanes.Remove(ep.ID)

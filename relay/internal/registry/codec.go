@@ -28,7 +28,7 @@ func encode(r *Record) ([]byte, error) {
 	m.Registrant, m.Approver = r.Registrant, r.Approver
 	m.CreateTime, m.UpdateTime, m.ApproveTime = nanos(r.CreateTime), nanos(r.UpdateTime), nanos(r.ApproveTime)
 	m.RequestId, m.RequestDigest = r.RequestID, r.RequestDigest
-	m.Inactive, m.InactiveSince = int64(r.Inactive), nanos(r.InactiveSince)
+	m.Inactive, m.InactiveSince, m.ContainedFrom = int64(r.Inactive), nanos(r.InactiveSince), string(r.ContainedFrom)
 	for _, k := range r.Keys {
 		m.Keys = append(m.Keys, &sealpostv1.KeyRecord{
 			Id: k.ID, Sealed: k.Secret, Public: k.Public, CreateTime: nanos(k.CreateTime), ExpireTime: nanos(k.ExpireTime),
@@ -68,7 +68,7 @@ func decode(data []byte) (*Record, error) {
 		State: relay.EndpointState(m.State), StateReason: m.StateReason,
 		Registrant: m.Registrant, Approver: m.Approver,
 		CreateTime: moment(m.CreateTime), UpdateTime: moment(m.UpdateTime), ApproveTime: moment(m.ApproveTime),
-		Inactive: time.Duration(m.Inactive), InactiveSince: moment(m.InactiveSince),
+		Inactive: time.Duration(m.Inactive), InactiveSince: moment(m.InactiveSince), ContainedFrom: relay.EndpointState(m.ContainedFrom),
 		Settings:  settings(&m),
 		RequestID: m.RequestId, RequestDigest: m.RequestDigest,
 	}

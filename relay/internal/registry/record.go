@@ -27,6 +27,9 @@ type Record struct {
 	Inactive      time.Duration
 	InactiveSince time.Time
 
+	// ContainedFrom is the state that it was contained in; empty where it is not contained. MoveTo keeps it.
+	ContainedFrom relay.EndpointState
+
 	// Settings are in force, or, where ApproveTime is zero, wait to be.
 	Settings Settings
 	// Proposed, where not nil, waits for approval while Settings stay in force.
@@ -51,6 +54,12 @@ func (r *Record) MoveTo(state relay.EndpointState, reason string, now time.Time)
 		r.InactiveSince = time.Time{}
 	case state != relay.EndpointActive && r.InactiveSince.IsZero():
 		r.InactiveSince = now
+	}
+	switch {
+	case state != relay.EndpointContained:
+		r.ContainedFrom = ""
+	case r.State != relay.EndpointContained:
+		r.ContainedFrom = r.State
 	}
 	r.State, r.StateReason, r.UpdateTime = state, reason, now
 }
