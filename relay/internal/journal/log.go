@@ -139,6 +139,9 @@ func (l *Log) State(ctx context.Context) (State, error) {
 	if err != nil {
 		return State{}, unavailable(err)
 	}
+	if err := inTouch(info.Cluster); err != nil {
+		return State{}, fmt.Errorf("%s: %w", l.name, err)
+	}
 	s := info.State
 	if s.Msgs == 0 {
 		s.FirstSeq = s.LastSeq + 1
