@@ -13,6 +13,14 @@ var ErrNotFound = errors.New("not found")
 // ErrPageToken is what a Ledger answers for a page token that it did not make, or that was made for another query.
 var ErrPageToken = errors.New("page token is not one of this query's")
 
+// Why a view does not do what Ping asks of it, where it answers at all.
+var (
+	// ErrViewFull is for a view that can be read, and takes nothing more for want of room.
+	ErrViewFull = errors.New("the view is full")
+	// ErrViewRefuses is for one that can be reached, and refuses.
+	ErrViewRefuses = errors.New("the view refuses")
+)
+
 // ErrPositionLost is what Apply answers where a partition's stored position is no longer the one that its writer last
 // saw: the view was emptied, or lost a part of itself. Nothing was moved; the writer asks for Position again and goes
 // on from there.
@@ -48,7 +56,7 @@ type Ledger interface {
 	// can; it returns when that is so. The embedded one does; a Redis server that writes a log of its commands
 	// keeps the old values in it until it rewrites that log.
 	Scrub(ctx context.Context, from, to time.Time) error
-	// Ping tells whether the view can be read and written now.
+	// Ping tells whether the view can be read and written now; an error is ErrViewFull or ErrViewRefuses where that is why.
 	Ping(ctx context.Context) error
 	Close() error
 }

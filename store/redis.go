@@ -493,9 +493,22 @@ func (s *inRedis) Ping(ctx context.Context) error {
 		err = s.cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return c.Ping(ctx).Err() })
 	}
 	if err != nil {
-		return fmt.Errorf("ping: %w", err)
+		return fmt.Errorf("ping: %w", refusal(err))
 	}
 	return nil
+}
+
+// refusal marks what a server answered, as against one that did not answer. A server says OOM when it is at maxmemory and may evict
+// nothing, and MISCONF when its disk takes no more snapshots.
+func refusal(err error) error {
+	var said redis.Error
+	switch {
+	case !errors.As(err, &said) && !errors.Is(err, errSchema):
+		return err
+	case redis.HasErrorPrefix(err, "OOM"), redis.HasErrorPrefix(err, "MISCONF"):
+		return fmt.Errorf("%w: %w", relay.ErrViewFull, err)
+	}
+	return fmt.Errorf("%w: %w", relay.ErrViewRefuses, err)
 }
 
 // Close ends the connections; calls under way fail.

@@ -75,7 +75,7 @@ func refusal(err error, act string) error {
 	case errors.Is(err, partition.ErrGone):
 		return &control.StateError{Act: act, State: "EXPIRED", Reason: "its event is no longer kept"}
 	}
-	return fmt.Errorf("%w: %w", control.ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", control.ErrOwnerUnavailable, err)
 }
 
 // tester sends a synthetic event to one endpoint, past its lane.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/journal"
 	"github.com/sealpost/sealpost/relay/internal/lease"
 )
 
@@ -76,6 +78,8 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 		r.Ready, r.Journal = false, "failed: nothing is accepted any more; see the log"
 	case !st.Connected:
 		r.Ready, r.Journal = false, "not connected"
+	case errors.Is(st.Unavailable, journal.ErrOutOfTouch):
+		r.Ready, r.Journal = false, "out of touch: the NATS server here hears no majority of its cluster, and nothing can be stored through it; another is tried"
 	case !st.JetStream:
 		r.Ready, r.Journal = false, "JetStream does not answer"
 	case st.Unreadable != nil:
@@ -90,9 +94,7 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 		r.Audit = fmt.Sprintf("nearly full: %d of %d MiB: once it is full no privileged act is done; lower retention.audit or raise journal.auditMaxBytes",
 			audit.Bytes>>20, a.journal.Audit().MaxBytes()>>20)
 	}
-	if err := a.view.Ping(ctx); err != nil {
-		r.View = "degraded: cannot be reached"
-	}
+	r.View = a.viewState(ctx)
 	if a.quotas.Degraded() {
 		r.Quotas = "degraded: the counter in Redis cannot be reached; this process goes by its own part of each publish quota"
 	}
@@ -107,4 +109,22 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 		r.Partitions = fmt.Sprintf("degraded: %d of %d have no owner now; what is accepted for them waits", missing, len(r.Owners))
 	}
 	return r
+}
+
+// viewState says how the view is, from the worst on.
+func (a *App) viewState(ctx context.Context) string {
+	switch err := a.view.Ping(ctx); {
+	case errors.Is(err, relay.ErrViewFull):
+		return "degraded: full: it can be read, and shows nothing new until it has room; see the log"
+	case errors.Is(err, relay.ErrViewRefuses):
+		return "degraded: it answers, and refuses; see the log"
+	case err != nil:
+		return "degraded: cannot be reached"
+	}
+	for p, projector := range a.projector {
+		if a.owned[p].Load() && projector.Failing() {
+			return "degraded: it cannot be written: lists and look-ups show what was before; see the log"
+		}
+	}
+	return "ok"
 }

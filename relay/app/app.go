@@ -19,7 +19,6 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
@@ -77,6 +76,7 @@ type App struct {
 	alerts     *alert.Alerts
 	api        *api.Server
 	listeners  []listener
+	relays     *crew // of Run
 
 	copying  sync.Mutex // held by the backup under way
 	cleanups []cleanup  // in the order of opening
@@ -133,18 +133,6 @@ func (a *App) onClose(name string, run func(context.Context) error) {
 	a.cleanups = append(a.cleanups, cleanup{name, run})
 }
 
-// close undoes what was opened, the last first.
-func (a *App) close(ctx context.Context) error {
-	var errs []error
-	for i := len(a.cleanups) - 1; i >= 0; i-- {
-		if err := a.cleanups[i].run(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("close %s: %w", a.cleanups[i].name, err))
-		}
-	}
-	a.cleanups = nil
-	return errors.Join(errs...)
-}
-
 // dataFormat is that of the data folder, and of a journal on an external server: what a binary of another one must not write into.
 const dataFormat = 1
 
@@ -176,7 +164,9 @@ func (a *App) openJournal(ctx context.Context) (err error) {
 		// A record holds the event's fields beside its data.
 		DedupWindow: j.DedupWindow, MaxEventBytes: j.MaxEventBytes + 64<<10, MaxUncommittedBytes: j.MaxUncommittedBytes,
 		MinFreeDisk: j.MinFreeDisk, Clock: a.o.Clock, Logger: a.log, Fsync: a.o.Fsync,
-		Format: journal.Format{Number: dataFormat, WrittenBy: a.o.Version},
+		Format: journal.Format{Number: dataFormat, WrittenBy: a.o.Version, Shared: map[string]string{
+			fileSecretsKey: a.keys.Fingerprint(), folderCA: a.ca.Fingerprint(),
+		}},
 	}
 	if n.URL == "" {
 		options.Dir = a.path(folderJournal)
@@ -184,7 +174,10 @@ func (a *App) openJournal(ctx context.Context) (err error) {
 	if options.TLS, err = natsTLS(n); err != nil {
 		return err
 	}
-	if a.journal, err = journal.Open(ctx, options); err != nil {
+	if a.journal, err = journal.Open(ctx, options); errors.Is(err, journal.ErrForeign) {
+		return fmt.Errorf("%w: copy %s and the folder %s from the data folder of a process that runs on it, readable for their owner alone, into %s",
+			err, fileSecretsKey, folderCA, a.o.Data)
+	} else if err != nil {
 		return err
 	}
 	a.onClose("journal", a.journal.Close)
@@ -304,39 +297,40 @@ func (a *App) openControl(context.Context) (err error) {
 		return err
 	}
 	a.api, err = api.New(api.Options{
-		Auth: a.access, Events: a.control, Endpoints: a.control, Deliveries: a.control, Operations: a.control, Tokens: a.control, System: a.control,
+		Auth: a.access, Events: a.control, Endpoints: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Tokens: a.control, System: a.control,
 		TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
 	})
 	return err
 }
 
 // Run serves until ctx ends, and then stops in order: nothing new is accepted, what is in flight has StopGrace to end, and what
-// became of it is durable before Run returns. ready is called once everything serves.
+// became of it is durable before Run returns. ready is called once everything serves. A part that does not end in its time is ErrStuck:
+// then the rest is left as it is, because what still runs must not find its files closed.
 func (a *App) Run(ctx context.Context, ready func()) error {
 	defer a.log.Info("stopped")
 	working, endWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer endWork()
-	group, failing := errgroup.WithContext(working)
+	parts, failing := newCrew(working)
 
 	relaying, endRelaying := context.WithCancel(failing)
 	watching, endWatching := context.WithCancel(failing)
 	defer endRelaying()
 	defer endWatching()
 
-	relays, _ := errgroup.WithContext(relaying)
+	a.relays, _ = newCrew(relaying)
 	if a.o.Role != RoleAPI {
-		relays.Go(func() error { return a.relay(relaying) })
-		group.Go(func() error { return a.keepTrimmed(watching) })
+		a.relays.Go("leases", func() error { return a.relay(relaying) })
+		parts.Go("trimming", func() error { return a.keepTrimmed(watching) })
 	}
-	group.Go(relays.Wait)
+	parts.Go("relay", a.relays.group.Wait)
 	if a.o.Role != RoleAPI {
-		group.Go(func() error { return a.alerts.Run(watching) })
-		group.Go(func() error { return a.watchSelf(watching) })
+		parts.Go("alerts", func() error { return a.alerts.Run(watching) })
+		parts.Go("health", func() error { return a.watchSelf(watching) })
 	}
 	for _, l := range a.listeners {
-		group.Go(l.serve)
+		parts.Go("listener "+l.name, l.serve)
 	}
-	group.Go(func() error { return a.watchOver(watching) })
+	parts.Go("watch", func() error { return a.watchOver(watching) })
 	if ready != nil {
 		ready()
 	}
@@ -347,17 +341,18 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	case <-failing.Done():
 	}
 	// No more is accepted; what was accepted is answered.
-	stopping, cancel := context.WithTimeout(working, a.o.StopGrace)
-	defer cancel()
-	var stops sync.WaitGroup
-	for _, l := range a.listeners {
-		stops.Go(func() { l.stop(stopping) })
-	}
-	stops.Wait()
+	err := a.stopListeners(working)
 	endRelaying()
-	err := relays.Wait()
+	err = errors.Join(err, a.relays.wait(a.o.StopGrace+a.o.patience()))
 	endWatching()
-	return errors.Join(err, group.Wait(), a.close(working))
+	if !errors.Is(err, ErrStuck) {
+		err = errors.Join(err, parts.wait(a.o.patience()))
+	}
+	if errors.Is(err, ErrStuck) {
+		a.log.Error("a part does not stop: the process ends as it is", "error", err)
+		return errors.Join(err, a.journal.Err())
+	}
+	return errors.Join(err, a.close(working))
 }
 
 // unheardAtMost is how long a process goes on by endpoints and tokens of which it hears nothing, as where an external

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -88,6 +89,7 @@ func (a *App) hold(ctx context.Context, p int, t partition.Tenure, metrics *part
 	defer stop()
 	var projector errgroup.Group
 	projector.Go(func() error { return a.projector[p].Run(projecting) })
+	defer a.relays.begin(fmt.Sprintf("partition %d", p))()
 	a.owned[p].Store(true)
 	defer a.owned[p].Store(false)
 	err := a.own(ctx, p, t, metrics)

@@ -59,8 +59,8 @@ func (d *disk) breakDown() {
 	d.fail = errors.New("input/output error")
 }
 
-// onDisk runs a process in this one, on a disk of the test's.
-func onDisk(t *testing.T, d *disk) (publish func(ctx context.Context) (int, error), ended <-chan error) {
+// onDisk runs a process in this one, on a disk of the test's, until it is told to stop.
+func onDisk(t *testing.T, d *disk) (publish func(ctx context.Context) (int, error), stop func(), ended <-chan error) {
 	t.Helper()
 	data := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -96,14 +96,14 @@ func onDisk(t *testing.T, d *disk) (publish func(ctx context.Context) (int, erro
 		}
 		resp.Body.Close()
 		return resp.StatusCode, nil
-	}, done
+	}, cancel, done
 }
 
 // TestPublishWaitsForTheSync holds the disk's syncs back: Publish answers after them, and not before.
 func TestPublishWaitsForTheSync(t *testing.T) {
 	t.Parallel()
 	d := &disk{}
-	publish, _ := onDisk(t, d)
+	publish, _, _ := onDisk(t, d)
 	if status, err := publish(t.Context()); status != http.StatusOK {
 		t.Fatalf("on a good disk: %d %v", status, err)
 	}
@@ -134,7 +134,7 @@ func TestPublishWaitsForTheSync(t *testing.T) {
 func TestPublishFailsWithTheSync(t *testing.T) {
 	t.Parallel()
 	d := &disk{}
-	publish, ended := onDisk(t, d)
+	publish, _, ended := onDisk(t, d)
 	if status, err := publish(t.Context()); status != http.StatusOK {
 		t.Fatalf("on a good disk: %d %v", status, err)
 	}
@@ -153,5 +153,39 @@ func TestPublishFailsWithTheSync(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("the process goes on")
+	}
+}
+
+// TestStopOfWhatHangs tells a process to stop whose disk answers nothing any more: it ends within its bounds, with an error that names
+// what did not stop.
+func TestStopOfWhatHangs(t *testing.T) {
+	t.Parallel()
+	d := &disk{}
+	publish, stop, ended := onDisk(t, d)
+	if status, err := publish(t.Context()); status != http.StatusOK {
+		t.Fatalf("on a good disk: %d %v", status, err)
+	}
+	defer d.hold()() // for good, as far as the process can tell
+	answered := make(chan int, 1)
+	go func() {
+		status, _ := publish(context.Background())
+		answered <- status
+	}()
+	select {
+	case status := <-answered:
+		t.Errorf("answered with %d on a disk that hangs", status)
+	case <-time.After(500 * time.Millisecond): // nothing to wait for: it must stay silent
+	}
+	stop()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, app.ErrStuck) || !strings.Contains(err.Error(), "partition 0") {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the process goes on")
+	}
+	if status := <-answered; status == http.StatusOK {
+		t.Error("the answer was OK")
 	}
 }

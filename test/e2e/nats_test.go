@@ -92,3 +92,25 @@ func TestRefusedStarts(t *testing.T) {
 		})
 	}
 }
+
+// TestForeignSecrets starts a second process on a journal with secrets of its own: it is told what to copy, and runs once it has them.
+func TestForeignSecrets(t *testing.T) {
+	t.Parallel()
+	s := natsServer(t, true)
+	config := rig.Dev().With(rig.Config{"nats": rig.Config{"url": s.ClientURL(), "durability": "fsync"},
+		"journal": rig.Config{"eventsMaxBytes": 1 << 30, "outcomesMaxBytes": 1 << 30}})
+	first := rig.Start(t, binary, config)
+	second := rig.New(t, binary, config)
+	if second.Begin() == nil {
+		t.Fatal("it runs with other secrets")
+	}
+	for _, says := range []string{"secrets.key (fingerprint", "ca (fingerprint", "copy secrets.key and the folder ca", second.Data} {
+		if !strings.Contains(second.Output(), says) {
+			t.Errorf("it does not say %q:\n%s", says, second.Output())
+		}
+	}
+	second.Join(first)
+	if err := second.Begin(); err != nil {
+		t.Errorf("with the first one's secrets: %v\n%s", err, second.Tail())
+	}
+}

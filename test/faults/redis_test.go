@@ -60,9 +60,9 @@ func (w *viewed) goesOn(when string) {
 	rig.Eventually(w.t, "deliveries go on "+when, func() bool { return w.partner.taken.Load() > from+100 })
 }
 
-// without checks what is answered while the view is away: readiness says which part is, and is no less ready; questions that the view
+// without checks what is answered while the view is away: readiness says which part is and how, and is no less ready; questions that the view
 // would answer are refused; and all else goes on.
-func (w *viewed) without(refused bool) {
+func (w *viewed) without(how string, refused bool) {
 	w.t.Helper()
 	began := w.partner.taken.Load()
 	var said rig.Object
@@ -72,10 +72,10 @@ func (w *viewed) without(refused bool) {
 		if status != http.StatusOK {
 			w.t.Errorf("readiness without the view: %d %v", status, said)
 		}
-		return strings.HasPrefix(said.S("view"), "degraded")
+		return strings.HasPrefix(said.S("view"), "degraded: "+how)
 	}, func() string { return fmt.Sprint(said) })
 	if refused {
-		if a := w.p.Do("GET", "/v1/deliveries?tenant=acme", nil); a.Status != http.StatusServiceUnavailable || !strings.Contains(a.S("message"), "unavailable") {
+		if a := w.p.Do("GET", "/v1/deliveries?tenant=acme", nil); a.Status != http.StatusServiceUnavailable || !strings.Contains(a.S("message"), "unavailable: the view") {
 			w.t.Errorf("a list without the view: %d %.200s", a.Status, a.Raw)
 		}
 	}
@@ -128,7 +128,7 @@ func TestRedisStopped(t *testing.T) {
 			away = time.Minute
 		}
 		for until := time.Now().Add(away); time.Now().Before(until); {
-			w.without(true)
+			w.without("cannot be reached", true)
 		}
 	})
 }
@@ -137,7 +137,7 @@ func TestRedisStopped(t *testing.T) {
 func TestRedisRestartedEmpty(t *testing.T) {
 	onRedis(t, nil, func(w *viewed) {
 		w.redis.Kill()
-		w.without(true)
+		w.without("cannot be reached", true)
 		w.redis.Restart()
 	})
 }
@@ -172,7 +172,7 @@ func TestRedisFull(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w.without(false)
+		w.without("full", false)
 		if behind := w.p.Metric("sealpost_view_behind_outcomes", ""); behind == 0 {
 			t.Error("the view was written all the same: this test shows nothing")
 		}

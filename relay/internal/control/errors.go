@@ -27,6 +27,10 @@ var (
 	// ErrUnavailable is for a part that cannot be reached or written to now; the act may or may not have taken place, and
 	// can be repeated.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrViewUnavailable, ErrJournalUnavailable and ErrOwnerUnavailable are ErrUnavailable that say of which part.
+	ErrViewUnavailable    error = partError("the view cannot be read now; deliveries go on")
+	ErrJournalUnavailable error = partError("the journal cannot be reached or written now")
+	ErrOwnerUnavailable   error = partError("no relay answers for the tenant's partition now")
 	// ErrUnreadable is for events refused, and for questions, while the disk does not give what was written to it.
 	ErrUnreadable = errors.New("what was accepted before cannot be read now, and nothing more is accepted until it can")
 	// ErrFull is for events refused for want of space; nothing of them was kept.
@@ -34,6 +38,15 @@ var (
 	// ErrUnauthenticated is for a caller whose credential ended while it was calling.
 	ErrUnauthenticated = access.ErrUnauthenticated
 )
+
+// partError is an ErrUnavailable with the part that is.
+type partError string
+
+// Error names the part.
+func (e partError) Error() string { return ErrUnavailable.Error() + ": " + string(e) }
+
+// Is makes each an ErrUnavailable.
+func (e partError) Is(target error) bool { return target == ErrUnavailable }
 
 // ForbiddenError is for an act that the caller has no scope for, or not in this tenant, or that takes another
 // account.
@@ -94,7 +107,7 @@ func translated(err error) error {
 		return relay.Invalid{{Field: "pageToken", Rule: "is not one of this query's"}}
 	case errors.Is(err, journal.ErrUnavailable), errors.Is(err, journal.ErrFailed), errors.Is(err, journal.ErrClosed),
 		errors.Is(err, audit.ErrUnavailable):
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrJournalUnavailable, err)
 	}
 	return err
 }
@@ -106,5 +119,5 @@ func viewed(err error) error {
 		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return translated(err)
 	}
-	return fmt.Errorf("%w: the view: %w", ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", ErrViewUnavailable, err)
 }

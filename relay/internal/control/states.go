@@ -252,7 +252,7 @@ func (c *Control) settle(ctx context.Context, e *registry.Endpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
 	if err := c.Owners.Settle(ctx, e.Tenant, e.Revision); err != nil {
-		return fmt.Errorf("%w: the endpoint is %s, but that nothing more is sent is not confirmed: %w", ErrUnavailable, e.State, err)
+		return fmt.Errorf("%w: the endpoint is %s, but that nothing more is sent is not confirmed: %w", ErrOwnerUnavailable, e.State, err)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ func TestFormatExternal(t *testing.T) {
 	o := Options{URL: s.ClientURL(), Durability: Fsync}
 	format := func(n int, by string) Options {
 		with := o
-		with.Format = Format{n, by}
+		with.Format = Format{Number: n, WrittenBy: by}
 		return with
 	}
 	// Several processes mark it at once.
@@ -50,6 +50,66 @@ func TestFormatExternal(t *testing.T) {
 	open(t, format(3, "3.0.0"))
 	if _, err := Open(t.Context(), format(2, "2.0.0")); !errors.Is(err, ErrNewer) {
 		t.Errorf("after the upgrade: %v", err)
+	}
+}
+
+// TestShared refuses a process whose secrets are not those of the processes that it would share a journal with, and says which.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	s := natsServer(t, server.Options{JetStream: true})
+	with := func(shared map[string]string) Options {
+		return Options{URL: s.ClientURL(), Durability: Fsync, Format: Format{Number: 1, WrittenBy: "1.0.0", Shared: shared}}
+	}
+	open(t, with(nil)) // an older one's
+	// Of two who come at once with different ones, one stays out.
+	var mu sync.Mutex
+	var errs []error
+	var all sync.WaitGroup
+	for _, key := range []string{"aaa", "bbb"} {
+		all.Go(func() {
+			j, err := Open(t.Context(), with(map[string]string{"secrets.key": key, "ca": "ccc"}))
+			if err == nil {
+				j.Close(t.Context())
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	all.Wait()
+	if (errs[0] == nil) == (errs[1] == nil) || !errors.Is(errors.Join(errs...), ErrForeign) {
+		t.Fatalf("%v", errs)
+	}
+	ours, theirs := "aaa", "bbb"
+	if strings.Contains(errors.Join(errs...).Error(), "bbb there") {
+		ours, theirs = theirs, ours
+	}
+	open(t, with(map[string]string{"secrets.key": ours, "ca": "ccc"}))
+	open(t, with(map[string]string{"secrets.key": ours, "ca": "ccc", "more": "m"})) // a later version's
+	open(t, with(map[string]string{"secrets.key": ours, "ca": "ccc"}))
+	for _, c := range []struct {
+		shared map[string]string
+		says   []string
+		not    string
+	}{
+		{map[string]string{"secrets.key": theirs, "ca": "ccc"}, []string{"secrets.key (fingerprint " + ours + " there, " + theirs + " here)"}, "ca ("},
+		{map[string]string{"secrets.key": ours, "ca": "ddd"}, []string{"ca (fingerprint ccc there, ddd here)"}, "secrets.key"},
+		{map[string]string{"secrets.key": theirs, "ca": "ddd"}, []string{"secrets.key", "ca ("}, "more"},
+		{map[string]string{"secrets.key": ours, "more": "n"}, []string{"more"}, "secrets.key"},
+	} {
+		_, err := Open(t.Context(), with(c.shared))
+		if !errors.Is(err, ErrForeign) {
+			t.Errorf("%v: %v", c.shared, err)
+			continue
+		}
+		for _, want := range c.says {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%v: %q does not say %q", c.shared, err, want)
+			}
+		}
+		if strings.Contains(err.Error(), c.not) {
+			t.Errorf("%v: %q says %q", c.shared, err, c.not)
+		}
 	}
 }
 

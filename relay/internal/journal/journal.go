@@ -54,6 +54,8 @@ var (
 	ErrUnavailable = errors.New("journal: unavailable")
 	ErrRevision    = errors.New("journal: revision is not the latest")
 	ErrBusy        = errors.New("journal: busy")
+	// ErrOutOfTouch is an ErrUnavailable: who answers for a stream may have been replaced.
+	ErrOutOfTouch = errors.New("journal: the server is out of touch with its cluster")
 	// ErrUnreadable: what is to be read is there, and cannot be read now. It may be
 	// later, or after another start; it must not be taken for gone.
 	ErrUnreadable = errors.New("journal: cannot be read")
@@ -365,7 +367,8 @@ func (j *Journal) fail(err error) error {
 // Status is the journal's health at one moment.
 type Status struct {
 	Connected     bool
-	JetStream     bool // answers, and all streams are there
+	JetStream     bool  // answers, and all streams are there
+	Unavailable   error // why not, of one stream
 	Failure       error
 	Full          error // ErrFull with what there is too little of, while Accept refuses for want of disk
 	Unreadable    error // ErrUnreadable, while the disk does not give what was asked for, and Accept refuses
@@ -387,7 +390,7 @@ func (j *Journal) Status(ctx context.Context) Status {
 	for _, l := range j.logs() {
 		st, err := l.State(ctx)
 		if err != nil {
-			s.JetStream = false
+			s.JetStream, s.Unavailable = false, err
 			continue
 		}
 		s.Streams = append(s.Streams, StreamStatus{l.name, st.First, st.Last, st.Bytes, l.maxBytes})

@@ -16,6 +16,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 )
@@ -92,6 +93,9 @@ func (r *Root) String() string { return fmt.Sprintf("key %x", r.id) }
 
 // GoString is for %#v.
 func (r *Root) GoString() string { return r.String() }
+
+// Fingerprint tells whether two processes have the same root. Nothing of the root can be had back from it.
+func (r *Root) Fingerprint() string { return hex.EncodeToString(r.Digest("fingerprint", nil)) }
 
 // Seal encrypts plain, at most MaxPlain bytes, for one place.
 func (r *Root) Seal(plain []byte, at Place) ([]byte, error) {

@@ -300,6 +300,12 @@ func (ca *CA) RootsPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: ca.root.Raw})
 }
 
+// Fingerprint tells whether two processes have the same CA: the SHA-256 of both its certificates, in hex.
+func (ca *CA) Fingerprint() string {
+	sum := sha256.Sum256(append(bytes.Clone(ca.root.Raw), ca.intermediate.Raw...))
+	return hex.EncodeToString(sum[:])
+}
+
 // Roots returns a fresh pool with the root certificate.
 func (ca *CA) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
