@@ -1,6 +1,8 @@
 package cluster_test
 
 import (
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,8 +20,36 @@ func TestCluster(t *testing.T) {
 	w.scenario("suspend-relay", suspendRelay)
 	w.scenario("restart-relay", restartRelay)
 	w.scenario("pause", pause)
+	w.scenario("contain", contain)
+	w.scenario("rate", rate)
 	w.scenario("kill-leader", killLeader)
 	w.scenario("roll", roll)
+	w.scenario("cut-leader", cutLeader)
+	w.scenario("cut-follower", cutFollower)
+}
+
+// TestRedisCluster has the view in a Redis Cluster, which loses a master and has it again meanwhile.
+func TestRedisCluster(t *testing.T) {
+	view := redistest.StartCluster(t)
+	w := newWorld(t, view.URL("cluster"), relays)
+	w.scenario("kill-relay", func(w *world) {
+		victim := w.busiest()
+		w.interrupted(func() {
+			victim.Kill()
+			w.Logf("deliveries went on everywhere after %v", w.flowing().Round(time.Millisecond))
+		})
+		victim.Restart(nil)
+		w.awaitOwners()
+	})
+	w.scenario("kill-redis", func(w *world) {
+		master := view.Nodes[0]
+		master.Kill()
+		w.flowing()
+		w.degraded("view")
+		master.Restart()
+		w.flowing()
+		w.well("view")
+	})
 }
 
 // killRelay kills one relay after the other in the middle of its work; the last time, the one that has just taken over.
@@ -111,20 +141,56 @@ func roll(w *world) {
 	}
 }
 
+// effectWithin is within what time pausing and containing are in effect on every process: a second, and what two busy cores may add to it.
+const effectWithin = time.Second + 2*time.Second
+
 // pause pauses and resumes endpoints by one api process while another publishes, and relays that know nothing of either send:
 // once it is answered nothing comes any more until it is resumed.
 func pause(w *world) {
 	for i, tenant := range tenants[:4] {
-		ep := w.endpoints[tenant]["plain"]
-		by := w.apis[i%len(w.apis)].In(w)
-		began := time.Now()
-		by.MustAct(ep, "pause")
-		took, mark := time.Since(began), time.Now()
-		w.grown("deliveries to others", w.partner.answered.Load, 100)
-		if late := w.partner.arrivedSince(mark, tenant, "/plain"); late > 0 {
-			w.Errorf("%d requests came to %s's endpoint after pausing it was answered", late, tenant)
+		w.stopped(i, tenant, "pause", func(by *rig.Client, ep rig.Endpoint) { by.MustAct(ep, "pause") })
+		w.apis[i%len(w.apis)].In(w).MustAct(w.endpoints[tenant]["plain"], "resume")
+	}
+}
+
+// contain is pause for an incident: it is released by the other api process, which leaves it paused.
+func contain(w *world) {
+	for i, tenant := range tenants[:4] {
+		w.stopped(i, tenant, "contain", func(by *rig.Client, ep rig.Endpoint) {
+			answer := by.OK("POST", "/v1/endpoints/"+ep.ID+":contain", rig.Object{"tenant": tenant, "reason": "INC-42"})
+			if answer.S("state") != "CONTAINED" || !strings.HasSuffix(answer.S("stateReason"), ": INC-42") {
+				w.Errorf("contained: %v", answer)
+			}
+		})
+		by, ep := w.apis[(i+1)%len(w.apis)].In(w), w.endpoints[tenant]["plain"]
+		if a := by.Act(ep, "resume"); a.Status != http.StatusBadRequest {
+			w.Errorf("a contained endpoint is resumed: %d %s", a.Status, a.Raw)
 		}
-		w.Logf("%s's endpoint was paused everywhere within %v", tenant, took.Round(time.Millisecond))
+		mark := time.Now()
+		if answer := by.OK("POST", "/v1/endpoints/"+ep.ID+":release", rig.Object{"tenant": tenant, "reason": "over"}); answer.S("state") != "PAUSED" {
+			w.Errorf("released: %v", answer)
+		}
+		w.grown("deliveries to others", w.partner.answered.Load, 20)
+		if n := w.partner.arrivedSince(mark, tenant, "/plain"); n > 0 {
+			w.Errorf("%d requests came to %s's endpoint that was released, and not resumed", n, tenant)
+		}
 		by.MustAct(ep, "resume")
+	}
+}
+
+// stopped does by one api process what stops sending to a tenant's endpoint, and looks whether anything comes after it was answered.
+func (w *world) stopped(i int, tenant, what string, do func(by *rig.Client, ep rig.Endpoint)) {
+	w.Helper()
+	ep := w.endpoints[tenant]["plain"]
+	began := time.Now()
+	do(w.apis[i%len(w.apis)].In(w), ep)
+	took, mark := time.Since(began), time.Now()
+	w.grown("deliveries to others", w.partner.answered.Load, 100)
+	if late := w.partner.arrivedSince(mark, tenant, "/plain"); late > 0 {
+		w.Errorf("%d requests came to %s's endpoint after %s was answered", late, tenant, what)
+	}
+	w.Logf("%s: %s's endpoint was stopped everywhere within %v", what, tenant, took.Round(time.Millisecond))
+	if took > effectWithin {
+		w.Errorf("%s took %v", what, took)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -51,8 +52,6 @@ const (
 	relays     = 3
 	publishers = 6
 	leaseLife  = 3 * time.Second
-	// rated is the rate of the endpoint that has one, in requests a second.
-	rated = 20
 )
 
 // tenants belong to all partitions: one each publisher's.
@@ -382,6 +381,46 @@ func (w *world) whole() {
 		time.Sleep(50 * time.Millisecond)
 	}
 	rig.Eventually(w, "all nodes of NATS are well", all, func() string { return said })
+}
+
+// degraded waits until some process says that a part of it is, and no process is any less ready for it.
+func (w *world) degraded(part string) {
+	w.Helper()
+	rig.Eventually(w, "some process says that "+part+" is degraded", func() bool {
+		return slices.ContainsFunc(w.all(), func(p *rig.Process) bool { return strings.HasPrefix(p.Readiness().S(part), "degraded") })
+	})
+	for _, p := range w.all() {
+		if said := p.Readiness(); said["ready"] != true {
+			w.Errorf("a process is not ready: %v", said)
+		}
+	}
+}
+
+// well waits until every process says that a part is.
+func (w *world) well(part string) {
+	w.Helper()
+	rig.Eventually(w, part+" is well everywhere", func() bool {
+		return !slices.ContainsFunc(w.all(), func(p *rig.Process) bool { return p.Readiness().S(part) != "ok" })
+	})
+}
+
+// all are the processes of Sealpost.
+func (w *world) all() []*rig.Process { return slices.Concat(w.apis, w.relays) }
+
+// owner is the running relay that owns a tenant's partition.
+func (w *world) owner(tenant string) (owner *rig.Process) {
+	w.Helper()
+	h := fnv.New64a() // as the journal counts, in every release
+	h.Write([]byte(tenant))
+	partition := int(h.Sum64() % partitions)
+	rig.Eventually(w, fmt.Sprintf("partition %d has an owner", partition), func() bool {
+		i := slices.IndexFunc(w.relays, func(p *rig.Process) bool { return p.Running() && slices.Contains(p.Owned(), partition) })
+		if i >= 0 {
+			owner = w.relays[i]
+		}
+		return i >= 0
+	})
+	return owner
 }
 
 // said tells whether a process said something since a mark in its output.
