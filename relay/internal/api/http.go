@@ -71,6 +71,7 @@ func (s *Server) newHandler() (http.Handler, error) {
 	for _, err := range []error{
 		sealpostv1.RegisterEventServiceHandlerClient(ctx, gateway, sealpostv1.NewEventServiceClient(s.local)),
 		sealpostv1.RegisterEndpointServiceHandlerClient(ctx, gateway, sealpostv1.NewEndpointServiceClient(s.local)),
+		sealpostv1.RegisterIncidentServiceHandlerClient(ctx, gateway, sealpostv1.NewIncidentServiceClient(s.local)),
 		sealpostv1.RegisterDeliveryServiceHandlerClient(ctx, gateway, sealpostv1.NewDeliveryServiceClient(s.local)),
 		sealpostv1.RegisterOperationServiceHandlerClient(ctx, gateway, sealpostv1.NewOperationServiceClient(s.local)),
 		sealpostv1.RegisterAccessServiceHandlerClient(ctx, gateway, sealpostv1.NewAccessServiceClient(s.local)),

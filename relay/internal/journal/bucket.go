@@ -70,6 +70,9 @@ func (j *Journal) Bucket(ctx context.Context, name string) (*Bucket, error) {
 
 // Get returns ErrNotFound for a key that is absent or deleted.
 func (b *Bucket) Get(ctx context.Context, key string) (Item, error) {
+	if b.log.disk == nil {
+		return b.fromLeader(ctx, key)
+	}
 	ctx, cancel := b.log.bounded(ctx)
 	defer cancel()
 	e, err := b.kv.Get(ctx, key)
@@ -173,9 +176,11 @@ func (b *Bucket) Keys(ctx context.Context) ([]string, error) {
 func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
 	// What changes while the connection is down would be heard only when the subscription finds that out, after seconds.
 	broken := b.log.j.broken()
-	w, err := b.kv.WatchAll(ctx)
+	watching, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	w, err := b.watchAll(watching, stop)
 	if err != nil {
-		return bucketError(err)
+		return err
 	}
 	defer w.Stop()
 	// A watch of a cluster may also hang without an end.
@@ -217,6 +222,20 @@ func (b *Bucket) Watch(ctx context.Context, fn func(Item) error) error {
 			return fmt.Errorf("%w: connection lost", ErrUnavailable)
 		}
 	}
+}
+
+// watchAll begins a watch, in a cluster within the time after which a question is asked again: the client library waits for longer.
+func (b *Bucket) watchAll(ctx context.Context, giveUp context.CancelCauseFunc) (jetstream.KeyWatcher, error) {
+	if b.log.disk == nil {
+		late := time.AfterFunc(externalTimeout, func() { giveUp(context.DeadlineExceeded) })
+		defer late.Stop()
+	}
+	w, err := b.kv.WatchAll(ctx)
+	if err == nil && ctx.Err() != nil { // just as it began
+		w.Stop()
+		err = context.Cause(ctx)
+	}
+	return w, bucketError(err)
 }
 
 func item(e jetstream.KeyValueEntry) Item {

@@ -216,7 +216,8 @@ type Journal struct {
 	unread unread
 	trims  sync.RWMutex // held for reading by each trim, for writing while none may be
 
-	limit     int // bytes of an event
+	shunned   atomic.Int64 // until when leaders are asked in place of any replica; ns since 1970
+	limit     int          // bytes of an event
 	failOnce  sync.Once
 	failure   atomic.Pointer[error]
 	failed    chan struct{}

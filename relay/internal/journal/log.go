@@ -219,11 +219,9 @@ func (l *Log) Get(ctx context.Context, seq uint64) (Message, error) {
 }
 
 func (l *Log) get(ctx context.Context, seq uint64) (Message, frame, error) {
-	ctx, cancel := l.bounded(ctx)
-	defer cancel()
-	m, err := l.j.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+l.name, getRequest(seq))
+	m, err := l.getAny(ctx, seq)
 	if err != nil {
-		return Message{}, frame{}, unavailable(err)
+		return Message{}, frame{}, err
 	}
 	msg, f, err := l.direct(m)
 	if errors.Is(err, ErrNotFound) {
@@ -543,7 +541,7 @@ func (l *Log) sparse(ctx context.Context, seqs []uint64, fn func(Message) error)
 		if i == sent {
 			return nil // the rest is not durable yet
 		}
-		m, err := l.await(ctx, sub, inbox+strconv.Itoa(i), early)
+		m, err := l.awaitDirect(ctx, sub, inbox+strconv.Itoa(i), early, seqs[i])
 		if err != nil {
 			return err
 		}
@@ -561,6 +559,20 @@ func (l *Log) sparse(ctx context.Context, seqs []uint64, fn func(Message) error)
 		}
 	}
 	return nil
+}
+
+// awaitDirect is await for the answer to a direct get, or what the leader has where that is lost.
+func (l *Log) awaitDirect(ctx context.Context, sub *nats.Subscription, subject string, early map[string]*nats.Msg, seq uint64) (*nats.Msg, error) {
+	if l.disk != nil {
+		return l.await(ctx, sub, subject, early)
+	}
+	if !l.j.shuns() || early[subject] != nil {
+		m, lost, err := l.brief(ctx, func(ctx context.Context) (*nats.Msg, error) { return l.await(ctx, sub, subject, early) })
+		if !lost {
+			return m, err
+		}
+	}
+	return l.leaderGet(ctx, messageGet{Seq: seq})
 }
 
 // await returns the message of a subject, and keeps others that come before it.
@@ -637,6 +649,9 @@ const (
 
 // messages asks for some records from first on, and returns where to go on.
 func (l *Log) messages(ctx context.Context, sub *nats.Subscription, first, last uint64, fn func(uint64, *nats.Msg) error) (next uint64, err error) {
+	if l.j.shuns() {
+		return l.leaderMessages(ctx, first, last, fn)
+	}
 	req, err := json.Marshal(batchGet{Seq: first, Batch: min(batchRecords, last-first+1), MaxBytes: batchBytes})
 	if err != nil {
 		return 0, err
@@ -645,8 +660,18 @@ func (l *Log) messages(ctx context.Context, sub *nats.Subscription, first, last 
 		return 0, unavailable(err)
 	}
 	next = last + 1 // unless records come: there is none from first on
-	for {
-		m, err := l.answer(ctx, sub)
+	for begun := false; ; begun = true {
+		answer, lost := l.answer, false
+		if l.disk == nil && !begun {
+			answer = func(ctx context.Context, sub *nats.Subscription) (m *nats.Msg, err error) {
+				m, lost, err = l.brief(ctx, func(ctx context.Context) (*nats.Msg, error) { return l.answer(ctx, sub) })
+				return m, err
+			}
+		}
+		m, err := answer(ctx, sub)
+		if lost {
+			return l.leaderMessages(ctx, first, last, fn)
+		}
 		if err != nil {
 			return 0, err
 		}

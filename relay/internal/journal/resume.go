@@ -205,11 +205,9 @@ func (a *Appender) stored(ctx context.Context) (uint64, error) {
 // idAt is the id of a record that the stream's leader says is there. Any replica may tell it: what stands at a sequence is the same on
 // all. (The leader is not asked for it by the other way, for there a server answers too that believes, for a while, that there is none.)
 func (l *Log) idAt(ctx context.Context, seq uint64) (string, error) {
-	ctx, cancel := l.bounded(ctx)
-	defer cancel()
-	m, err := l.j.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+l.name, getRequest(seq))
+	m, err := l.getAny(ctx, seq)
 	if err != nil {
-		return "", unavailable(err)
+		return "", err
 	}
 	if status := m.Header.Get("Status"); status != "" {
 		return "", fmt.Errorf("%w: id of record %d: %s %s", ErrUnavailable, seq, status, m.Header.Get("Description"))
