@@ -50,7 +50,7 @@ type Readiness struct {
 	Journal string `json:"journal"`
 	// Registry must be ok: endpoints, accounts and erasures are heard of as they change.
 	Registry string `json:"registry"`
-	// Audit may be nearly full: once it is full no privileged act is done.
+	// Audit may be nearly full: once it is full no privileged act is done; or broken: not what its checkpoints say.
 	Audit string `json:"audit"`
 	// View may be degraded: deliveries go on, and lists and look-ups fail.
 	View string `json:"view"`
@@ -93,6 +93,11 @@ func (a *App) Readiness(ctx context.Context) Readiness {
 	if audit, err := a.journal.Audit().State(ctx); err == nil && float64(audit.Bytes) > auditNearlyFull*float64(a.journal.Audit().MaxBytes()) {
 		r.Audit = fmt.Sprintf("nearly full: %d of %d MiB: once it is full no privileged act is done; lower retention.audit or raise journal.auditMaxBytes",
 			audit.Bytes>>20, a.journal.Audit().MaxBytes()>>20)
+	}
+	if err := a.tree.Halted(); err != nil {
+		r.Audit = "broken: no privileged act is done until that is accepted (sealpost audit accept): " + err.Error()
+	} else if a.tree.Unpublished() != nil {
+		r.Audit = "degraded: its checkpoints cannot be written to audit.checkpoints; see the log"
 	}
 	r.View = a.viewState(ctx)
 	if a.quotas.Degraded() {

@@ -68,6 +68,8 @@ func (w *watcher) look(ctx context.Context, st journal.Status, now time.Time) {
 		w.tell(alert.Notice{Kind: alert.JournalShort, Reason: s.Name}, s.MaxBytes > 0 && float64(s.Bytes) > shortAt*float64(s.MaxBytes), now)
 	}
 	w.tell(alert.Notice{Kind: alert.DiskShort}, st.Full != nil, now)
+	w.tell(alert.Notice{Kind: alert.AuditBroken}, w.tree.Halted() != nil, now)
+	w.tell(alert.Notice{Kind: alert.AuditUnpublished}, w.tree.Unpublished() != nil, now)
 	for p, projector := range w.projector {
 		if !w.owned[p].Load() {
 			continue // its owner's to tell

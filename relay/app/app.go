@@ -41,6 +41,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/quota"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 	"github.com/sealpost/sealpost/relay/internal/retry"
+	"github.com/sealpost/sealpost/relay/internal/tree"
 )
 
 // Names inside the data folder.
@@ -64,6 +65,8 @@ type App struct {
 	registry   *registry.Registry
 	erasures   *erasure.Set
 	access     *access.Keeper
+	audit      *audit.Log
+	tree       *tree.Tree // over the audit log
 	view       relay.Ledger
 	quotas     *quota.Publish // nil: none
 	hub        *ledger.Hub
@@ -106,6 +109,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	}{
 		{"data folder", a.openFolder},
 		{"journal", a.openJournal},
+		{"audit log", a.openAudit},
 		{"registry", a.openRegistry},
 		{"erasures", a.openErasures},
 		{"accounts", a.openAccess},
@@ -181,6 +185,36 @@ func (a *App) openJournal(ctx context.Context) (err error) {
 		return err
 	}
 	a.onClose("journal", a.journal.Close)
+	return nil
+}
+
+// leaderPatience is for how long a cluster may say that the audit log is shorter than it was: a leader that was just elected may not have
+// applied everything yet.
+const leaderPatience = 15 * time.Second
+
+// openAudit compares the audit log with its checkpoints before anything is done that rests on it.
+func (a *App) openAudit(ctx context.Context) error {
+	tiles, err := a.journal.Bucket(ctx, tree.TilesBucket)
+	if err != nil {
+		return err
+	}
+	state, err := a.journal.Bucket(ctx, tree.StateBucket)
+	if err != nil {
+		return err
+	}
+	options := tree.Options{
+		Log: a.journal.Audit(), Tiles: tiles, State: state, Sealer: a.keys, Outside: a.o.Audit.Checkpoints, PublishEvery: a.o.Audit.PublishEvery,
+		Clock: a.o.Clock, Registerer: a.metrics, Logger: a.log, Fsync: a.o.Fsync,
+	}
+	if a.o.NATS.URL != "" {
+		options.Patience = leaderPatience
+	}
+	if a.tree, err = tree.Open(ctx, options); err != nil {
+		return err
+	}
+	a.onClose("audit log", func(context.Context) error { a.tree.Close(); return nil })
+	a.audit = audit.New(a.journal.Audit(), a.o.Clock)
+	a.audit.Guard(a.tree.Halted)
 	return nil
 }
 
@@ -285,7 +319,7 @@ func (a *App) openQuotas(context.Context) (err error) {
 func (a *App) openControl(context.Context) (err error) {
 	a.control, err = control.New(control.Options{
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
-		Audit: audit.New(a.journal.Audit(), a.o.Clock), Ledger: a.view,
+		Audit: a.audit, Trail: &audit.Reader{Log: a.journal.Audit(), Tree: a.tree}, Tree: a.tree, Ledger: a.view,
 		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.changes()}, Operations: a.operations, Erasures: a.erasures,
 		Backup: a.backup, Quotas: a.quotas, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
@@ -297,7 +331,7 @@ func (a *App) openControl(context.Context) (err error) {
 		return err
 	}
 	a.api, err = api.New(api.Options{
-		Auth: a.access, Events: a.control, Endpoints: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Tokens: a.control, System: a.control,
+		Auth: a.access, Events: a.control, Endpoints: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Tokens: a.control, System: a.control, Audit: a.control,
 		TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
 	})
 	return err
@@ -327,6 +361,7 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 		parts.Go("alerts", func() error { return a.alerts.Run(watching) })
 		parts.Go("health", func() error { return a.watchSelf(watching) })
 	}
+	parts.Go("audit log", func() error { return a.audit.Run(watching) })
 	for _, l := range a.listeners {
 		parts.Go("listener "+l.name, l.serve)
 	}

@@ -27,11 +27,10 @@ func (a *App) openErasures(ctx context.Context) error {
 
 // eraser is what runs erasures.
 func (a *App) eraser() *erasure.Runner {
-	log := audit.New(a.journal.Audit(), a.o.Clock)
 	return &erasure.Runner{
 		Set: a.erasures, Journal: a.journal, Owners: partition.Owners{Journal: a.journal}, View: a.view, Now: a.o.Clock,
 		Record: func(ctx context.Context, op operation.Operation, subject erasure.Digest) error {
-			return log.Append(ctx, audit.Record{
+			return a.audit.Append(ctx, audit.Record{
 				Account: access.RelayAccount, Act: "event.erased", Object: subject.String(), Tenant: op.Tenant, Outcome: audit.Done,
 				Detail: map[string]string{"operation": op.ID, "events": strconv.FormatInt(op.Progress.Done, 10)},
 			})

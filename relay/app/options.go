@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -54,6 +55,7 @@ type Options struct {
 	Limits     Limits     `yaml:"limits"`
 	Delivery   Delivery   `yaml:"delivery"`
 	Retention  Retention  `yaml:"retention"`
+	Audit      Audit      `yaml:"audit"`
 	ClientCert ClientCert `yaml:"clientCertificate"`
 
 	// StopGrace is how long a stop waits for what is in flight. Default 20s.
@@ -181,6 +183,16 @@ type Retention struct {
 	ViewBytes int64 `yaml:"viewBytes"`
 }
 
+// Audit says where the audit log's signed checkpoints go beside the data folder, so that a log that was made anew is found out.
+type Audit struct {
+	// Checkpoints is a file that they are appended to, a line each, or a folder for it: outside of the data folder, best on another machine or
+	// made append-only (chattr +a). At each start the log is compared with the last of them; while it does not go on where that ended, no
+	// privileged act is done (sealpost audit accept). Default none.
+	Checkpoints string `yaml:"checkpoints"`
+	// PublishEvery is how often a checkpoint is appended, where there is a new one. Default 1m, at least 1s.
+	PublishEvery time.Duration `yaml:"publishEvery"`
+}
+
 // ClientCert is the certificate presented to endpoints; default: one for each, of the built-in CA.
 type ClientCert struct {
 	Cert string `yaml:"cert"`
@@ -209,6 +221,7 @@ func (o Options) withDefaults() (Options, error) {
 	defaultTo(&o.Retention.ViewBytes, 8<<30)
 	defaultTo(&o.Retention.Audit, 400*24*time.Hour)
 	defaultTo(&o.Retention.Backups, 90*24*time.Hour)
+	defaultTo(&o.Audit.PublishEvery, time.Minute)
 	defaultTo(&o.Version, "dev")
 	if o.Redis != "" && !strings.Contains(o.Redis, "://") {
 		return o, errors.New("redis: must be a URL such as redis://localhost:6379/0")
@@ -244,6 +257,14 @@ func (o *Options) check() error {
 	if o.Retention.Backups < 0 {
 		return fmt.Errorf("retention.backups: must not be negative")
 	}
+	if o.Audit.PublishEvery < time.Second {
+		return fmt.Errorf("audit.publishEvery: must be at least 1s, not %v", o.Audit.PublishEvery)
+	}
+	if inside, err := within(o.Audit.Checkpoints, o.Data); err != nil {
+		return fmt.Errorf("audit.checkpoints: %w", err)
+	} else if inside {
+		return fmt.Errorf("audit.checkpoints: %q is in the data folder: who can change the log there could change these too", o.Audit.Checkpoints)
+	}
 	if _, err := netip.ParseAddrPort(o.Egress.NameServer); err != nil && o.Egress.NameServer != "" {
 		return fmt.Errorf("egress.nameServer: %q is not IP:port", o.Egress.NameServer)
 	}
@@ -268,6 +289,27 @@ func (o *Options) check() error {
 		}
 	}
 	return nil
+}
+
+// within tells whether a path leads into a folder, or to it. The empty one does not.
+func within(path, folder string) (bool, error) {
+	if path == "" {
+		return false, nil
+	}
+	for _, p := range []*string{&path, &folder} {
+		full, err := filepath.Abs(*p)
+		if err != nil {
+			return false, err
+		}
+		if real, err := filepath.EvalSymlinks(full); err == nil {
+			full = real
+		} else if above, err := filepath.EvalSymlinks(filepath.Dir(full)); err == nil { // it may not be there yet
+			full = filepath.Join(above, filepath.Base(full))
+		}
+		*p = full
+	}
+	rel, err := filepath.Rel(folder, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)), nil
 }
 
 // checkListener refuses to listen to the world without TLS, or in --dev at all.

@@ -89,6 +89,9 @@ func (a *App) hold(ctx context.Context, p int, t partition.Tenure, metrics *part
 	defer stop()
 	var projector errgroup.Group
 	projector.Go(func() error { return a.projector[p].Run(projecting) })
+	if p == treePartition {
+		projector.Go(func() error { return a.tree.Build(projecting) })
+	}
 	defer a.relays.begin(fmt.Sprintf("partition %d", p))()
 	a.owned[p].Store(true)
 	defer a.owned[p].Store(false)
@@ -101,6 +104,9 @@ func (a *App) hold(ctx context.Context, p int, t partition.Tenure, metrics *part
 	stop()
 	return errors.Join(err, projector.Wait())
 }
+
+// treePartition is the one whose owner grows the audit log's tree: one process at a time.
+const treePartition = 0
 
 // catchUpWithin bounds how long the view is waited for before a partition is given up: what it lacks it gets from the next owner.
 const catchUpWithin = 5 * time.Second

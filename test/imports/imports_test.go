@@ -21,6 +21,7 @@ var ours = []struct{ name, imports string }{
 	{"signer", ""},
 	{"proto/sealpost/v1", ""},
 	{"relay/chunk", ""},
+	{"relay/proof", ""},
 	// The vocabulary.
 	{"relay", "signer"},
 	{"relay/receiver", "relay/chunk signer"},
@@ -46,7 +47,8 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/alert", "relay"},
 	// What stands on the journal: accounts, the audit log, the registry, the view's feed.
 	{"relay/internal/access", "proto/sealpost/v1 relay relay/internal/journal relay/internal/keys"},
-	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access"},
+	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access relay/internal/journal relay/proof"},
+	{"relay/internal/tree", "relay/internal/journal relay/internal/keys relay/proof"},
 	{"relay/internal/operation", "proto/sealpost/v1 relay/internal/journal"},
 	{"relay/internal/registry", "proto/sealpost/v1 relay relay/internal/filter relay/internal/journal relay/internal/keys relay/internal/redact signer"},
 	{"relay/internal/lease", "relay/internal/journal"},
@@ -60,12 +62,12 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/replay", "relay relay/internal/journal relay/internal/operation relay/internal/partition relay/internal/record relay/internal/registry"},
 	// The one door, and its faces.
 	{"relay/internal/control", "relay relay/internal/access relay/internal/audit relay/internal/egress relay/internal/erasure relay/internal/filter relay/internal/journal " +
-		"relay/internal/operation relay/internal/pki relay/internal/quota relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route signer"},
-	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/control relay/internal/operation relay/internal/redact relay/internal/registry"},
+		"relay/internal/operation relay/internal/pki relay/internal/quota relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route relay/internal/tree relay/proof signer"},
+	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/audit relay/internal/control relay/internal/operation relay/internal/redact relay/internal/registry relay/proof"},
 	// The place that wires.
 	{"relay/app", "relay relay/internal/access relay/internal/alert relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
 		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/lease relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
-		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route signer"},
+		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route relay/internal/tree signer"},
 	// The view knows the port that it implements, and no more.
 	{"store", "relay"},
 	{"store/redistest", ""},
@@ -74,7 +76,7 @@ var ours = []struct{ name, imports string }{
 	{"test/bench", "proto/sealpost/v1 relay relay/client signer"},
 	// The binary sees what is public.
 	{"cmd/sealpost/demo", "proto/sealpost/v1 relay relay/app relay/chunk relay/client relay/receiver signer"},
-	{"cmd/sealpost", "cmd/sealpost/demo proto/sealpost/v1 relay relay/app relay/client relay/receiver signer store test/bench"},
+	{"cmd/sealpost", "cmd/sealpost/demo proto/sealpost/v1 relay relay/app relay/client relay/proof relay/receiver signer store test/bench"},
 	// What tests stand on.
 	{"test/receivers", "signer"},
 	{"test/receivers/go", ""},
@@ -87,6 +89,7 @@ var ours = []struct{ name, imports string }{
 	{"test/faults", ""},
 	{"test/imports", ""},
 	{"test/readme", ""},
+	{"test/trust", ""},
 }
 
 // theirs says which packages may know of which outside code, by the beginning of its path. What is not here may be used by none.
@@ -101,7 +104,7 @@ var theirs = map[string]string{
 	"code.dny.dev/ssrf":                      "relay/internal/egress",
 	"github.com/go-json-experiment/json":     "cmd/sealpost cmd/sealpost/demo relay/chunk relay/internal/api relay/internal/filter relay/internal/redact",
 	"github.com/cenkalti/backoff/":           "relay/app relay/client relay/internal/ledger relay/internal/retry",
-	"github.com/prometheus/client_golang/":   "relay/app relay/internal/alert relay/internal/api relay/internal/ledger relay/internal/partition relay/internal/quota",
+	"github.com/prometheus/client_golang/":   "relay/app relay/internal/alert relay/internal/api relay/internal/ledger relay/internal/partition relay/internal/quota relay/internal/tree",
 	"github.com/spf13/":                      "cmd/sealpost",
 	"github.com/goccy/go-yaml":               "cmd/sealpost",
 	"github.com/grpc-ecosystem/grpc-gateway": "proto/sealpost/v1 relay/internal/api",

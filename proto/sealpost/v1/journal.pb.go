@@ -1427,7 +1427,24 @@ type AuditRecord struct {
 	// Facts of the act; never secrets or payloads.
 	Detail map[string]string `protobuf:"bytes,10,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Joins the records of one act.
-	ActId         string `protobuf:"bytes,11,opt,name=act_id,json=actId,proto3" json:"act_id,omitempty"`
+	ActId string `protobuf:"bytes,11,opt,name=act_id,json=actId,proto3" json:"act_id,omitempty"`
+	// What the caller authenticated with, such as TOKEN.
+	CredentialKind string `protobuf:"bytes,12,opt,name=credential_kind,json=credentialKind,proto3" json:"credential_kind,omitempty"`
+	// Of a client certificate: its subject, and hex of the SHA-256 of it.
+	CertificateSubject string `protobuf:"bytes,13,opt,name=certificate_subject,json=certificateSubject,proto3" json:"certificate_subject,omitempty"`
+	CertificateSha256  string `protobuf:"bytes,14,opt,name=certificate_sha256,json=certificateSha256,proto3" json:"certificate_sha256,omitempty"`
+	Role               string `protobuf:"bytes,15,opt,name=role,proto3" json:"role,omitempty"`
+	// That the act takes.
+	Scope string `protobuf:"bytes,16,opt,name=scope,proto3" json:"scope,omitempty"`
+	// The caller's own, for safe repeats.
+	RequestId string `protobuf:"bytes,17,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Why: the caller's words, or why it was refused or failed.
+	Reason string `protobuf:"bytes,18,opt,name=reason,proto3" json:"reason,omitempty"`
+	// JSON objects of the members that the act changes; never secrets.
+	Before []byte `protobuf:"bytes,19,opt,name=before,proto3" json:"before,omitempty"`
+	After  []byte `protobuf:"bytes,20,opt,name=after,proto3" json:"after,omitempty"`
+	// How many refusals of this account were left out since the one before.
+	Omitted       uint64 `protobuf:"varint,21,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1537,6 +1554,76 @@ func (x *AuditRecord) GetActId() string {
 		return x.ActId
 	}
 	return ""
+}
+
+func (x *AuditRecord) GetCredentialKind() string {
+	if x != nil {
+		return x.CredentialKind
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetCertificateSubject() string {
+	if x != nil {
+		return x.CertificateSubject
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetCertificateSha256() string {
+	if x != nil {
+		return x.CertificateSha256
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetBefore() []byte {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetOmitted() uint64 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
 }
 
 // A value of the OPERATIONS bucket.
@@ -2013,7 +2100,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vrevoke_time\x18\n" +
 	" \x01(\x03R\n" +
 	"revokeTime\x12\x18\n" +
-	"\acreator\x18\v \x01(\tR\acreator\"\xf6\x03\n" +
+	"\acreator\x18\v \x01(\tR\acreator\"\xa8\x06\n" +
 	"\vAuditRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x18\n" +
@@ -2026,7 +2113,18 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\aoutcome\x18\t \x01(\x0e2 .sealpost.v1.AuditRecord.OutcomeR\aoutcome\x12<\n" +
 	"\x06detail\x18\n" +
 	" \x03(\v2$.sealpost.v1.AuditRecord.DetailEntryR\x06detail\x12\x15\n" +
-	"\x06act_id\x18\v \x01(\tR\x05actId\x1a9\n" +
+	"\x06act_id\x18\v \x01(\tR\x05actId\x12'\n" +
+	"\x0fcredential_kind\x18\f \x01(\tR\x0ecredentialKind\x12/\n" +
+	"\x13certificate_subject\x18\r \x01(\tR\x12certificateSubject\x12-\n" +
+	"\x12certificate_sha256\x18\x0e \x01(\tR\x11certificateSha256\x12\x12\n" +
+	"\x04role\x18\x0f \x01(\tR\x04role\x12\x14\n" +
+	"\x05scope\x18\x10 \x01(\tR\x05scope\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x11 \x01(\tR\trequestId\x12\x16\n" +
+	"\x06reason\x18\x12 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06before\x18\x13 \x01(\fR\x06before\x12\x14\n" +
+	"\x05after\x18\x14 \x01(\fR\x05after\x12\x18\n" +
+	"\aomitted\x18\x15 \x01(\x04R\aomitted\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"R\n" +

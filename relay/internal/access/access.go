@@ -43,12 +43,14 @@ const (
 	TokensRead       Scope = "tokens.read"
 	TokensWrite      Scope = "tokens.write" // create, revoke
 	SystemBackup     Scope = "system.backup"
+	AuditRead        Scope = "audit.read"   // list, watch, prove, export
+	AuditAccept      Scope = "audit.accept" // that the log is not what its checkpoints say
 )
 
 // roleScopes is the most that each role's tokens can have, and what they have unless fewer are asked for.
 var roleScopes = map[Role][]Scope{
 	Operator: {EventsPublish, EventsRead, EventsPreview, EventsErase, EndpointsRead, EndpointsWrite, EndpointsOperate, EndpointsApprove,
-		IncidentsContain, DeliveriesRead, DeliveriesSteer, TokensRead, TokensWrite, SystemBackup},
+		IncidentsContain, DeliveriesRead, DeliveriesSteer, TokensRead, TokensWrite, SystemBackup, AuditRead, AuditAccept},
 	Publisher: {EventsPublish, EventsRead, EventsPreview, DeliveriesRead},
 	Partner:   {EndpointsRead, EndpointsWrite, EndpointsOperate, DeliveriesRead, DeliveriesSteer},
 }

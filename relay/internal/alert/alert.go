@@ -36,11 +36,14 @@ const (
 	DiskShort         Kind = "sealpost.disk.short"        // events are refused until there is room
 	ViewBehind        Kind = "sealpost.view.behind"       // the view cannot be written, or is far behind
 	PartitionFailing  Kind = "sealpost.partition.failing" // nothing of the partition is sent until it is owned again
+	AuditBroken       Kind = "sealpost.audit.broken"      // the audit log is not what its checkpoints say; no privileged act is done
+	AuditUnpublished  Kind = "sealpost.audit.unpublished" // its checkpoints cannot be written outside the data folder
 )
 
 // Kinds lists them.
 func Kinds() []Kind {
-	return []Kind{EndpointSuspended, DeliveryDead, BreakerOpened, BreakerClosed, JournalShort, DiskShort, ViewBehind, PartitionFailing}
+	return []Kind{EndpointSuspended, DeliveryDead, BreakerOpened, BreakerClosed, JournalShort, DiskShort, ViewBehind, PartitionFailing,
+		AuditBroken, AuditUnpublished}
 }
 
 // Notice is one thing that happened.

@@ -41,6 +41,7 @@ type Options struct {
 	Operations Operations
 	Tokens     Tokens
 	System     System
+	Audit      Audit
 	// TLS is for the gRPC face; nil is plain text, for loopback only: whoever listens sees to that.
 	TLS *tls.Config
 	// MaxDataBytes is the bound of an event's data, as control has it; default relay.DefaultMaxDataSize.
@@ -66,7 +67,7 @@ type Server struct {
 
 // New makes both faces. Nothing listens yet.
 func New(o Options) (*Server, error) {
-	if o.Auth == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Tokens == nil || o.System == nil {
+	if o.Auth == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Tokens == nil || o.System == nil || o.Audit == nil {
 		return nil, errors.New("api: a part is missing")
 	}
 	if o.MaxDataBytes <= 0 {
@@ -81,7 +82,7 @@ func New(o Options) (*Server, error) {
 	m, err := newMetrics(o.Registerer, []*grpc.ServiceDesc{
 		&sealpostv1.EventService_ServiceDesc, &sealpostv1.EndpointService_ServiceDesc, &sealpostv1.IncidentService_ServiceDesc,
 		&sealpostv1.DeliveryService_ServiceDesc, &sealpostv1.OperationService_ServiceDesc, &sealpostv1.AccessService_ServiceDesc,
-		&sealpostv1.SystemService_ServiceDesc,
+		&sealpostv1.SystemService_ServiceDesc, &sealpostv1.AuditService_ServiceDesc,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("api: register metrics: %w", err)
@@ -103,6 +104,7 @@ func New(o Options) (*Server, error) {
 		sealpostv1.RegisterDeliveryServiceServer(r, &deliveryService{deliveries: o.Deliveries, operations: o.Operations, closing: s.closing})
 		sealpostv1.RegisterOperationServiceServer(r, &operationService{operations: o.Operations})
 		sealpostv1.RegisterAccessServiceServer(r, &accessService{tokens: o.Tokens})
+		sealpostv1.RegisterAuditServiceServer(r, &auditService{audit: o.Audit, closing: s.closing})
 	}
 	// A stream of bytes is for gRPC alone.
 	sealpostv1.RegisterSystemServiceServer(s.grpc, &systemService{system: o.System, closing: s.closing})

@@ -73,24 +73,11 @@ func (s *deliveryService) WatchDeliveries(r *sealpostv1.WatchDeliveriesRequest, 
 		Tenant: r.GetTenant(), EndpointID: r.GetEndpointId(), EventID: r.GetEventId(), EventType: r.GetEventType(),
 		State: relay.DeliveryState(enumName(r.GetState())),
 	}
-	ctx, cancel := context.WithCancelCause(stream.Context())
-	defer cancel(nil)
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-s.closing:
-			cancel(errClosing)
-		case <-ended:
-		}
-	}()
-	err := s.deliveries.WatchDeliveries(ctx, callerOf(ctx), q, func(o *relay.Outcome) error {
-		return stream.Send(&sealpostv1.WatchDeliveriesResponse{Delivery: changeOf(o)})
+	return untilClosing(stream.Context(), s.closing, func(ctx context.Context) error {
+		return s.deliveries.WatchDeliveries(ctx, callerOf(ctx), q, func(o *relay.Outcome) error {
+			return stream.Send(&sealpostv1.WatchDeliveriesResponse{Delivery: changeOf(o)})
+		})
 	})
-	if context.Cause(ctx) == errClosing {
-		return errClosing
-	}
-	return err
 }
 
 // changeOf is a delivery as a change of it tells, with the attempt that brought the change about, if one did.

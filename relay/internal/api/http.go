@@ -75,6 +75,7 @@ func (s *Server) newHandler() (http.Handler, error) {
 		sealpostv1.RegisterDeliveryServiceHandlerClient(ctx, gateway, sealpostv1.NewDeliveryServiceClient(s.local)),
 		sealpostv1.RegisterOperationServiceHandlerClient(ctx, gateway, sealpostv1.NewOperationServiceClient(s.local)),
 		sealpostv1.RegisterAccessServiceHandlerClient(ctx, gateway, sealpostv1.NewAccessServiceClient(s.local)),
+		sealpostv1.RegisterAuditServiceHandlerClient(ctx, gateway, sealpostv1.NewAuditServiceClient(s.local)),
 	} {
 		if err != nil {
 			return nil, fmt.Errorf("register REST: %w", err)
@@ -209,7 +210,7 @@ func bound(w http.ResponseWriter, r *http.Request) {
 		_ = c.SetReadDeadline(now.Add(bodyTime))
 	}
 	var end time.Time
-	if r.URL.Path != "/v1/deliveries:watch" {
+	if !strings.HasSuffix(r.URL.Path, ":watch") {
 		end = now.Add(answerTime)
 	}
 	_ = c.SetWriteDeadline(end)

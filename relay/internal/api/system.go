@@ -23,34 +23,42 @@ type systemService struct {
 
 // Backup streams a copy of everything. A stream that ends with an error is not whole.
 func (s *systemService) Backup(_ *sealpostv1.BackupRequest, stream grpc.ServerStreamingServer[sealpostv1.BackupResponse]) error {
-	ctx, cancel := context.WithCancelCause(stream.Context())
+	return untilClosing(stream.Context(), s.closing, func(ctx context.Context) error {
+		return s.system.BackUp(ctx, callerOf(ctx), chunks(func(data []byte) error {
+			return stream.Send(&sealpostv1.BackupResponse{Data: data})
+		}))
+	})
+}
+
+// untilClosing runs what lasts until the caller leaves or the server stops.
+func untilClosing(ctx context.Context, closing <-chan struct{}, run func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-s.closing:
+		case <-closing:
 			cancel(errClosing)
 		case <-ctx.Done():
 		}
 	}()
-	err := s.system.BackUp(ctx, callerOf(ctx), chunks{stream})
+	err := run(ctx)
 	if context.Cause(ctx) == errClosing {
 		return errClosing
 	}
 	return err
 }
 
-// maxBackupChunk bounds the data of one message.
-const maxBackupChunk = 256 << 10
+// maxChunk bounds the data of one message.
+const maxChunk = 256 << 10
 
 // chunks sends what is written in messages of bounded size.
-type chunks struct {
-	stream grpc.ServerStreamingServer[sealpostv1.BackupResponse]
-}
+type chunks func(data []byte) error
 
-func (c chunks) Write(b []byte) (n int, err error) {
+// Write sends b, in as many messages as it takes.
+func (send chunks) Write(b []byte) (n int, err error) {
 	for n < len(b) {
-		part := b[n:min(len(b), n+maxBackupChunk)]
-		if err := c.stream.Send(&sealpostv1.BackupResponse{Data: part}); err != nil {
+		part := b[n:min(len(b), n+maxChunk)]
+		if err := send(part); err != nil {
 			return n, err
 		}
 		n += len(part)

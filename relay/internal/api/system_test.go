@@ -22,7 +22,7 @@ func TestBackupStream(t *testing.T) {
 			var m *sealpostv1.BackupResponse
 			if m, err = stream.Recv(); err == nil {
 				n += len(m.GetData())
-				if len(m.GetData()) > maxBackupChunk {
+				if len(m.GetData()) > maxChunk {
 					t.Errorf("a message of %d bytes", len(m.GetData()))
 				}
 			}

@@ -12,7 +12,7 @@ import (
 // error is of no use.
 func (c *Control) BackUp(ctx context.Context, who access.Caller, to io.Writer) error {
 	act := audit.Act{Name: "system.backup"}
-	if err := c.allow(ctx, who, access.SystemBackup, act); err != nil {
+	if err := c.allow(ctx, who, access.SystemBackup, &act); err != nil {
 		return err
 	}
 	if !who.AllTenants() {

@@ -17,8 +17,6 @@ import (
 	"log/slog"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/audit"
@@ -30,6 +28,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/quota"
 	"github.com/sealpost/sealpost/relay/internal/redact"
 	"github.com/sealpost/sealpost/relay/internal/registry"
+	"github.com/sealpost/sealpost/relay/internal/tree"
 )
 
 // DeliveryRef names a delivery to its partition's owner.
@@ -82,6 +81,9 @@ type Options struct {
 	// Operations are kept here, and run by the owners of their partitions.
 	Operations *operation.Keeper
 	Erasures   *erasure.Set
+	// Trail reads the audit log, and Tree proves it; nil where there is no such thing: then neither can be asked for.
+	Trail *audit.Reader
+	Tree  *tree.Tree
 	// Backup writes a copy of everything and returns facts of it for the record; nil where there is no such thing.
 	Backup func(ctx context.Context, to io.Writer) (map[string]string, error)
 	Guard  *egress.Guard
@@ -102,17 +104,12 @@ const DefaultMaxEndpoints = 20_000
 // Control is the door. Its methods may be called concurrently.
 type Control struct {
 	Options
-	filters  *filter.Compiler
-	checks   redact.Validator
-	refusals *rate.Limiter
+	filters *filter.Compiler
+	checks  redact.Validator
 }
 
 // recordOverhead is more than an event's record takes beside the data, in bytes.
 const recordOverhead = 2 << 10
-
-// refusalsPerSecond bounds the audit records of refusals: a credential that may do little must not be able to fill
-// the log that acts depend on. Those beyond it are logged only.
-const refusalsPerSecond = 20
 
 // New is a door to the parts given.
 func New(o Options) (*Control, error) {
@@ -137,14 +134,15 @@ func New(o Options) (*Control, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Control{Options: o, filters: filters, refusals: rate.NewLimiter(refusalsPerSecond, 10*refusalsPerSecond)}, nil
+	return &Control{Options: o, filters: filters}, nil
 }
 
 func (c *Control) now() time.Time { return c.Now().UTC() }
 
 // allow checks that the caller's credential is still good and that it has the scope, in the tenant if one is named. A
-// refusal is recorded.
-func (c *Control) allow(ctx context.Context, who access.Caller, scope access.Scope, act audit.Act) error {
+// refusal is recorded. The act is told the scope.
+func (c *Control) allow(ctx context.Context, who access.Caller, scope access.Scope, act *audit.Act) error {
+	act.Scope = scope
 	if who.CredentialID != "" {
 		if err := c.Access.Live(who); err != nil {
 			return err
@@ -152,20 +150,17 @@ func (c *Control) allow(ctx context.Context, who access.Caller, scope access.Sco
 	}
 	switch {
 	case !who.May(scope):
-		return c.refuse(ctx, who, act, &ForbiddenError{Scope: scope, Reason: "the caller has no such scope"})
+		return c.refuse(ctx, who, *act, &ForbiddenError{Scope: scope, Reason: "the caller has no such scope"})
 	case act.Tenant != "" && !who.Sees(act.Tenant):
-		return c.refuse(ctx, who, act, &ForbiddenError{Scope: scope, Reason: "the caller is not of this tenant"})
+		return c.refuse(ctx, who, *act, &ForbiddenError{Scope: scope, Reason: "the caller is not of this tenant"})
 	}
 	return nil
 }
 
-// refuse records a refusal and returns it.
+// refuse records a refusal, or counts it where there were many, and returns it.
 func (c *Control) refuse(ctx context.Context, who access.Caller, act audit.Act, refusal error) error {
 	c.Logger.Warn("refused", "act", act.Name, "object", act.Object, "tenant", act.Tenant,
 		"account", who.Account, "credential", who.CredentialID, "address", who.Address, "reason", refusal)
-	if !c.refusals.Allow() {
-		return refusal
-	}
 	if err := c.Audit.Refuse(ctx, who, act, refusal.Error()); err != nil {
 		return errors.Join(refusal, translated(err))
 	}
@@ -174,9 +169,17 @@ func (c *Control) refuse(ctx context.Context, who access.Caller, act audit.Act, 
 
 // act does a privileged act between its two records.
 func (c *Control) act(ctx context.Context, who access.Caller, act audit.Act, do func() (map[string]string, error)) error {
-	return translated(c.Audit.Do(ctx, who, act, func() (map[string]string, error) {
+	return c.alter(ctx, who, act, func() (audit.Result, error) {
 		detail, err := do()
-		return detail, translated(err)
+		return audit.Result{Detail: detail}, err
+	})
+}
+
+// alter is act for what tells afterwards what it changed.
+func (c *Control) alter(ctx context.Context, who access.Caller, act audit.Act, do func() (audit.Result, error)) error {
+	return translated(c.Audit.Change(ctx, who, act, func() (audit.Result, error) {
+		result, err := do()
+		return result, translated(err)
 	}))
 }
 

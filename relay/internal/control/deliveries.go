@@ -45,7 +45,7 @@ func (c *Control) ListDeliveries(ctx context.Context, who access.Caller, q relay
 // narrow checks a query and bounds it to the caller's tenant.
 func (c *Control) narrow(ctx context.Context, who access.Caller, name string, q *relay.DeliveryQuery) error {
 	q.Tenant, q.AllTenants = cmp.Or(q.Tenant, who.Tenant), false
-	if err := c.allow(ctx, who, access.DeliveriesRead, audit.Act{Name: name, Tenant: clip(q.Tenant)}); err != nil {
+	if err := c.allow(ctx, who, access.DeliveriesRead, &audit.Act{Name: name, Tenant: clip(q.Tenant)}); err != nil {
 		return err
 	}
 	q.AllTenants = q.Tenant == "" && who.AllTenants()
@@ -79,7 +79,7 @@ func (c *Control) seesDelivery(who access.Caller, tenant, endpointID string) boo
 
 // GetDelivery is one delivery with its attempts.
 func (c *Control) GetDelivery(ctx context.Context, who access.Caller, tenant, id string) (relay.DeliveryStatus, error) {
-	if err := c.allow(ctx, who, access.DeliveriesRead, audit.Act{Name: "delivery.read", Object: clip(id)}); err != nil {
+	if err := c.allow(ctx, who, access.DeliveriesRead, &audit.Act{Name: "delivery.read", Object: clip(id)}); err != nil {
 		return relay.DeliveryStatus{}, err
 	}
 	return c.delivery(ctx, who, tenant, id)
@@ -129,18 +129,19 @@ func (c *Control) CancelDelivery(ctx context.Context, who access.Caller, tenant,
 func (c *Control) steer(ctx context.Context, who access.Caller, name, tenant, id string,
 	do func(context.Context, DeliveryRef) error, fits func(relay.DeliveryStatus) error) (d relay.DeliveryStatus, err error) {
 	act := audit.Act{Name: name, Object: clip(id)}
-	if err := c.allow(ctx, who, access.DeliveriesSteer, act); err != nil {
+	if err := c.allow(ctx, who, access.DeliveriesSteer, &act); err != nil {
 		return d, err
 	}
 	if d, err = c.delivery(ctx, who, tenant, id); err != nil {
 		return d, c.refuse(ctx, who, act, err)
 	}
 	act.Tenant, act.Detail = d.Tenant, map[string]string{"endpoint": d.EndpointID, "event": d.EventID}
+	act.Before, _ = audit.Changes(map[string]any{"state": d.State, "attempts": d.Attempts}, nil)
 	if err := fits(d); err != nil {
 		return d, err
 	}
 	err = c.act(ctx, who, act, func() (map[string]string, error) {
-		return map[string]string{"was": string(d.State)}, do(ctx, DeliveryRef{
+		return nil, do(ctx, DeliveryRef{
 			Tenant: d.Tenant, DeliveryID: d.ID, EndpointID: d.EndpointID, EventID: d.EventID, Partition: d.Partition, Seq: d.Seq,
 			Attempts: d.Attempts, Redacted: d.Redacted,
 		})

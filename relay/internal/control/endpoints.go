@@ -58,11 +58,11 @@ var endpointIDs = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPad
 func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked Spec, requestID string) (Created, error) {
 	asked.Tenant = cmp.Or(asked.Tenant, who.Tenant)
 	id := newEndpointID(asked.Tenant, who.Account, requestID)
-	act := audit.Act{Name: "endpoint.create", Object: id}
+	act := audit.Act{Name: "endpoint.create", Object: id, RequestID: clip(requestID)}
 	if relay.ValidTenant(asked.Tenant) {
 		act.Tenant = asked.Tenant
 	}
-	if err := c.allow(ctx, who, access.EndpointsWrite, act); err != nil {
+	if err := c.allow(ctx, who, access.EndpointsWrite, &act); err != nil {
 		return Created{}, err
 	}
 	if asked.Tenant == relay.ReservedTenant && !who.AllTenants() {
@@ -99,6 +99,7 @@ func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked S
 		created.Secret = relay.NewSecret(key.Reveal())
 	}
 	act.Detail = c.facts(&spec)
+	_, act.After = audit.Changes(nil, c.shown(record))
 	err = c.act(ctx, who, act, func() (map[string]string, error) {
 		created.Endpoint, err = c.Registry.Create(ctx, record)
 		return map[string]string{"state": string(record.State), "key": key.ID()}, err
@@ -254,7 +255,7 @@ func (c *Control) knows(who access.Caller, e *registry.Endpoint) bool {
 
 // GetEndpoint is one endpoint; a deleted one is there until it is purged.
 func (c *Control) GetEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
-	if err := c.allow(ctx, who, access.EndpointsRead, audit.Act{Name: "endpoint.read", Object: clip(ref.ID)}); err != nil {
+	if err := c.allow(ctx, who, access.EndpointsRead, &audit.Act{Name: "endpoint.read", Object: clip(ref.ID)}); err != nil {
 		return nil, err
 	}
 	return c.find(who, ref)
@@ -278,7 +279,7 @@ type EndpointPage struct {
 // ListEndpoints lists the endpoints that the caller may know of; deleted ones only where the query asks for them.
 func (c *Control) ListEndpoints(ctx context.Context, who access.Caller, q EndpointQuery) (EndpointPage, error) {
 	q.Tenant = cmp.Or(q.Tenant, who.Tenant)
-	if err := c.allow(ctx, who, access.EndpointsRead, audit.Act{Name: "endpoint.list", Tenant: clip(q.Tenant)}); err != nil {
+	if err := c.allow(ctx, who, access.EndpointsRead, &audit.Act{Name: "endpoint.list", Tenant: clip(q.Tenant)}); err != nil {
 		return EndpointPage{}, err
 	}
 	after, err := pageStart(q.PageSize, q.PageToken)

@@ -51,15 +51,15 @@ func (e *Erasure) check() error {
 // operation.
 func (c *Control) EraseSubject(ctx context.Context, who access.Caller, e Erasure) (Operation, error) {
 	e.Tenant = cmp.Or(e.Tenant, who.Tenant)
-	act := audit.Act{Name: "event.erase", Tenant: clip(e.Tenant)}
-	if err := c.allow(ctx, who, access.EventsErase, act); err != nil {
+	act := audit.Act{Name: "event.erase", Tenant: clip(e.Tenant), RequestID: clip(e.RequestID)}
+	if err := c.allow(ctx, who, access.EventsErase, &act); err != nil {
 		return Operation{}, err
 	}
 	if err := e.check(); err != nil {
 		return Operation{}, err
 	}
 	subject := c.Erasures.Digest(e.Tenant, e.Subject)
-	act.Object, act.Detail = subject.String(), map[string]string{"why": clip(e.Reason)}
+	act.Object, act.Reason = subject.String(), clip(e.Reason) // which names no subject, as was checked
 	var op operation.Operation
 	err := c.act(ctx, who, act, func() (_ map[string]string, err error) {
 		op, err = c.Operations.Create(ctx, operation.Request{

@@ -37,8 +37,7 @@ type PublishResult struct {
 // An event's Err is a relay.Invalid, ErrExists (the id is taken by another event), *ForbiddenError, *BusyError,
 // ErrFull, ErrUnavailable, or the context's.
 func (c *Control) PublishEvents(ctx context.Context, who access.Caller, events []relay.Event) ([]PublishResult, error) {
-	// Refusals to publish are logged, not recorded: one credential could fill the log that all acts depend on.
-	if err := c.mayPublish(who); err != nil {
+	if err := c.mayPublish(ctx, who); err != nil {
 		return nil, err
 	}
 	if len(events) > MaxBatch {
@@ -51,6 +50,7 @@ func (c *Control) PublishEvents(ctx context.Context, who access.Caller, events [
 		entries[i], results[i].Err = c.entry(who, events[i], &results[i])
 		sizes[i] = len(events[i].Data)
 	}
+	c.noteForbidden(ctx, who, events, results)
 	c.holdQuotas(ctx, entries, sizes, results)
 	groups := make(map[int]*publishGroup) // by partition
 	for i, entry := range entries {
@@ -67,6 +67,18 @@ func (c *Control) PublishEvents(ctx context.Context, who access.Caller, events [
 	}
 	c.accept(ctx, groups, results)
 	return results, nil
+}
+
+// noteForbidden records that a caller may not publish some of the events; once a call.
+func (c *Control) noteForbidden(ctx context.Context, who access.Caller, events []relay.Event, results []PublishResult) {
+	for i := range results {
+		var forbidden *ForbiddenError
+		if errors.As(results[i].Err, &forbidden) {
+			act := audit.Act{Name: "event.publish", Object: clip(results[i].ID), Tenant: clip(events[i].Tenant), Scope: access.EventsPublish}
+			results[i].Err = c.refuse(ctx, who, act, forbidden)
+			return
+		}
+	}
 }
 
 // publishGroup is what of a call goes to one partition, and where in the call it stands.
@@ -101,15 +113,16 @@ func (c *Control) holdQuotas(ctx context.Context, entries []journal.Entry, sizes
 	}
 }
 
-func (c *Control) mayPublish(who access.Caller) error {
+// mayPublish is allow without an act to be made for each call: publishing is recorded where it is refused, and else in the log of events.
+func (c *Control) mayPublish(ctx context.Context, who access.Caller) error {
 	if who.CredentialID != "" {
 		if err := c.Access.Live(who); err != nil {
 			return err
 		}
 	}
 	if !who.May(access.EventsPublish) {
-		c.Logger.Warn("refused", "act", "event.publish", "account", who.Account, "credential", who.CredentialID, "address", who.Address)
-		return &ForbiddenError{Scope: access.EventsPublish, Reason: "the caller has no such scope"}
+		return c.refuse(ctx, who, audit.Act{Name: "event.publish", Scope: access.EventsPublish},
+			&ForbiddenError{Scope: access.EventsPublish, Reason: "the caller has no such scope"})
 	}
 	return nil
 }
@@ -266,7 +279,7 @@ const (
 
 // PreviewEvent checks an event as PublishEvents does and tells who would get what of it; it keeps nothing.
 func (c *Control) PreviewEvent(ctx context.Context, who access.Caller, ev relay.Event) (string, []Preview, error) {
-	if err := c.allow(ctx, who, access.EventsPreview, audit.Act{Name: "event.preview"}); err != nil {
+	if err := c.allow(ctx, who, access.EventsPreview, &audit.Act{Name: "event.preview"}); err != nil {
 		return "", nil, err
 	}
 	c.complete(who, &ev)
@@ -307,7 +320,7 @@ type EventView struct {
 func (c *Control) GetEvent(ctx context.Context, who access.Caller, tenant, id string) (EventView, error) {
 	tenant = cmp.Or(tenant, who.Tenant)
 	act := audit.Act{Name: "event.read", Object: clip(id)}
-	if err := c.allow(ctx, who, access.EventsRead, act); err != nil {
+	if err := c.allow(ctx, who, access.EventsRead, &act); err != nil {
 		return EventView{}, err
 	}
 	status, err := c.event(ctx, who, tenant, id)

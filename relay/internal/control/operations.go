@@ -32,8 +32,8 @@ type Operation struct {
 // ReplayDeliveries begins to send deliveries again, and answers once the operation that does is durable. A partner replays those to an
 // endpoint of its own. A repeat with the same request id gets the first one's operation.
 func (c *Control) ReplayDeliveries(ctx context.Context, who access.Caller, r relay.Replay, reason, requestID string) (Operation, error) {
-	act := audit.Act{Name: "delivery.replay", Object: clip(r.EndpointID), Tenant: clip(r.Tenant)}
-	if err := c.allow(ctx, who, access.DeliveriesSteer, act); err != nil {
+	act := audit.Act{Name: "delivery.replay", Object: clip(r.EndpointID), Tenant: clip(r.Tenant), Reason: clip(reason), RequestID: clip(requestID)}
+	if err := c.allow(ctx, who, access.DeliveriesSteer, &act); err != nil {
 		return Operation{}, err
 	}
 	bad := r.Check()
@@ -56,7 +56,7 @@ func (c *Control) ReplayDeliveries(ctx context.Context, who access.Caller, r rel
 	if err != nil {
 		return Operation{}, err
 	}
-	act.Detail = replayFacts(&r, reason)
+	act.Detail = replayFacts(&r)
 	var op operation.Operation
 	err = c.act(ctx, who, act, func() (map[string]string, error) {
 		op, err = c.Operations.Create(ctx, request)
@@ -83,9 +83,9 @@ func replayRequest(who access.Caller, r relay.Replay, reason, requestID string, 
 }
 
 // replayFacts are for the audit log.
-func replayFacts(r *relay.Replay, reason string) map[string]string {
+func replayFacts(r *relay.Replay) map[string]string {
 	facts := map[string]string{
-		"missing": strconv.FormatBool(r.Missing), "types": clip(strings.Join(r.EventTypes, " ")), "states": fmt.Sprint(r.States), "why": clip(reason),
+		"missing": strconv.FormatBool(r.Missing), "types": clip(strings.Join(r.EventTypes, " ")), "states": fmt.Sprint(r.States),
 	}
 	for name, t := range map[string]time.Time{"after": r.After, "before": r.Before} {
 		if !t.IsZero() {
@@ -119,7 +119,7 @@ func (c *Control) seesOperation(who access.Caller, op *Operation) bool {
 
 // GetOperation is an operation as it is now.
 func (c *Control) GetOperation(ctx context.Context, who access.Caller, tenant, id string) (Operation, error) {
-	if err := c.allow(ctx, who, access.DeliveriesRead, audit.Act{Name: "operation.read", Object: clip(id)}); err != nil {
+	if err := c.allow(ctx, who, access.DeliveriesRead, &audit.Act{Name: "operation.read", Object: clip(id)}); err != nil {
 		return Operation{}, err
 	}
 	return c.operation(ctx, who, tenant, id)
@@ -155,7 +155,7 @@ type OperationPage struct {
 // ListOperations lists operations, newest first.
 func (c *Control) ListOperations(ctx context.Context, who access.Caller, q OperationQuery) (OperationPage, error) {
 	q.Tenant = cmp.Or(q.Tenant, who.Tenant)
-	if err := c.allow(ctx, who, access.DeliveriesRead, audit.Act{Name: "operation.list", Tenant: clip(q.Tenant)}); err != nil {
+	if err := c.allow(ctx, who, access.DeliveriesRead, &audit.Act{Name: "operation.list", Tenant: clip(q.Tenant)}); err != nil {
 		return OperationPage{}, err
 	}
 	after, err := pageStart(q.PageSize, q.PageToken)
@@ -196,14 +196,15 @@ func operationPlace(op *operation.Operation) string {
 // heard, once the owner is bound to end it.
 func (c *Control) CancelOperation(ctx context.Context, who access.Caller, tenant, id string) (Operation, error) {
 	act := audit.Act{Name: "operation.cancel", Object: clip(id)}
-	if err := c.allow(ctx, who, access.DeliveriesSteer, act); err != nil {
+	if err := c.allow(ctx, who, access.DeliveriesSteer, &act); err != nil {
 		return Operation{}, err
 	}
 	op, err := c.operation(ctx, who, tenant, id)
 	if err != nil {
 		return Operation{}, c.refuse(ctx, who, act, err)
 	}
-	act.Tenant, act.Detail = op.Tenant, map[string]string{"kind": string(op.Kind), "was": string(op.State)}
+	act.Tenant, act.Detail = op.Tenant, map[string]string{"kind": string(op.Kind)}
+	act.Before, act.After = audit.Changes(map[string]any{"state": op.State}, map[string]any{"state": operation.Cancelled})
 	err = c.act(ctx, who, act, func() (map[string]string, error) {
 		now, err := c.Operations.Cancel(ctx, id)
 		op = shownOperation(now)

@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
@@ -79,7 +81,7 @@ func eyes(who access.Caller, r *registry.Record) error {
 // RejectEndpoint refuses a pending endpoint, which is then deleted with that reason, or what was proposed for one,
 // which then stays as it is.
 func (c *Control) RejectEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
-	act := audit.Act{Name: "endpoint.reject"}
+	act := audit.Act{Name: "endpoint.reject", Reason: reason}
 	if _, err := c.enter(ctx, who, access.EndpointsApprove, ref, &act); err != nil {
 		return nil, err
 	}
@@ -95,13 +97,13 @@ func (c *Control) RejectEndpoint(ctx context.Context, who access.Caller, ref Ref
 		default:
 			return effect{}, stateError("reject", r, "nothing waits for approval")
 		}
-		return effect{settle: r.State == relay.EndpointDeleted, facts: map[string]string{"because": reason}}, nil
+		return effect{settle: r.State == relay.EndpointDeleted}, nil
 	})
 }
 
 // PauseEndpoint stops sending; what comes is parked. It answers when nothing more is being sent. A paused one stays as it is.
 func (c *Control) PauseEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
-	act := audit.Act{Name: "endpoint.pause"}
+	act := audit.Act{Name: "endpoint.pause", Reason: reason}
 	if _, err := c.enter(ctx, who, access.EndpointsOperate, ref, &act); err != nil {
 		return nil, err
 	}
@@ -114,7 +116,7 @@ func (c *Control) PauseEndpoint(ctx context.Context, who access.Caller, ref Ref,
 			return effect{settle: true}, nil
 		case r.State == relay.EndpointActive || r.State == relay.EndpointSuspended || r.State == relay.EndpointPaused:
 			c.move(r, relay.EndpointPaused, says(who, reason))
-			return effect{settle: true, facts: map[string]string{"because": reason}}, nil
+			return effect{settle: true}, nil
 		}
 		return effect{}, stateError("pause", r, "it must be active")
 	})
@@ -143,7 +145,7 @@ func (c *Control) ResumeEndpoint(ctx context.Context, who access.Caller, ref Ref
 // SuspendEndpoint stops an active endpoint because of what its receiver did. It does not wait for the owner, which may be
 // who calls it. One that is not active stays as it is.
 func (c *Control) SuspendEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
-	act := audit.Act{Name: "endpoint.suspend"}
+	act := audit.Act{Name: "endpoint.suspend", Reason: reason}
 	if _, err := c.enter(ctx, who, access.EndpointsApprove, ref, &act); err != nil {
 		return nil, err
 	}
@@ -155,7 +157,7 @@ func (c *Control) SuspendEndpoint(ctx context.Context, who access.Caller, ref Re
 			return effect{}, nil
 		}
 		c.move(r, relay.EndpointSuspended, says(who, reason))
-		return effect{facts: map[string]string{"because": reason}}, nil
+		return effect{}, nil
 	})
 }
 
@@ -201,7 +203,7 @@ func (c *Control) TestEndpoint(ctx context.Context, who access.Caller, ref Ref) 
 // enter checks the caller, finds the endpoint, and completes the act with both.
 func (c *Control) enter(ctx context.Context, who access.Caller, scope access.Scope, ref Ref, act *audit.Act) (*registry.Endpoint, error) {
 	act.Object = clip(ref.ID)
-	if err := c.allow(ctx, who, scope, *act); err != nil {
+	if err := c.allow(ctx, who, scope, act); err != nil {
 		return nil, err
 	}
 	e, err := c.find(who, ref)
@@ -221,31 +223,58 @@ type effect struct {
 // change does an act on the latest record of an endpoint. Doing again what was done settles again: the first caller may
 // not have had its answer.
 func (c *Control) change(ctx context.Context, who access.Caller, ref Ref, act audit.Act, fn func(*registry.Record) (effect, error)) (e *registry.Endpoint, err error) {
-	err = c.act(ctx, who, act, func() (map[string]string, error) {
+	act.Before, act.After = c.planned(ctx, ref, act, fn)
+	err = c.alter(ctx, who, act, func() (audit.Result, error) {
 		var done effect
-		var state relay.EndpointState
+		var result audit.Result
 		e, err = c.Registry.Change(ctx, ref.ID, ref.ETag, func(r *registry.Record) (err error) {
-			if r.Tenant != act.Tenant {
-				return registry.ErrNotFound
-			}
-			done, err = fn(r)
-			state = r.State
+			result, done, err = c.changed(r, act, fn)
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return audit.Result{}, err
 		}
-		facts := map[string]string{"state": string(state), "revision": fmt.Sprint(e.Revision)}
-		maps.Copy(facts, done.facts)
+		if bytes.Equal(result.Before, act.Before) && bytes.Equal(result.After, act.After) {
+			result.Before, result.After = nil, nil // it came out as the first record says
+		}
+		result.Detail = map[string]string{"state": string(e.State), "revision": fmt.Sprint(e.Revision)}
+		maps.Copy(result.Detail, done.facts)
 		if done.settle {
 			err = c.settle(ctx, e)
 		}
-		return facts, err
+		return result, err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return e, nil
+}
+
+// changed changes a record and tells what changed.
+func (c *Control) changed(r *registry.Record, act audit.Act, fn func(*registry.Record) (effect, error)) (result audit.Result, done effect, err error) {
+	if r.Tenant != act.Tenant {
+		return result, done, registry.ErrNotFound
+	}
+	before := c.shown(r)
+	if done, err = fn(r); err != nil {
+		return result, done, err
+	}
+	result.Before, result.After = audit.Changes(before, c.shown(r))
+	return result, done, nil
+}
+
+// planned is what an act would change of an endpoint as it is now: for the record that is written before it. Nothing is known of what cannot be
+// changed; the act itself then fails.
+func (c *Control) planned(ctx context.Context, ref Ref, act audit.Act, fn func(*registry.Record) (effect, error)) (before, after json.RawMessage) {
+	r, err := c.Registry.Load(ctx, ref.ID)
+	if err != nil {
+		return nil, nil
+	}
+	result, _, err := c.changed(r, act, fn)
+	if err != nil {
+		return nil, nil
+	}
+	return result.Before, result.After
 }
 
 func (c *Control) settle(ctx context.Context, e *registry.Endpoint) error {

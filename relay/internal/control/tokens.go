@@ -18,7 +18,7 @@ func (c *Control) CreateToken(ctx context.Context, who access.Caller, g access.G
 	g.Tenant = cmp.Or(g.Tenant, who.Tenant)
 	g.Creator = who.Account
 	act := audit.Act{Name: "token.create", Object: clip(g.Account), Tenant: clip(g.Tenant), Detail: map[string]string{"role": clip(string(g.Role))}}
-	if err := c.allow(ctx, who, access.TokensWrite, act); err != nil {
+	if err := c.allow(ctx, who, access.TokensWrite, &act); err != nil {
 		return token, secret, err
 	}
 	asked := g.Scopes
@@ -33,6 +33,7 @@ func (c *Control) CreateToken(ctx context.Context, who access.Caller, g access.G
 	if err := g.Check().Err(); err != nil { // before the record: a grant against the rules is no act
 		return token, secret, err
 	}
+	_, act.After = audit.Changes(nil, shownGrant(&g))
 	err = c.act(ctx, who, act, func() (map[string]string, error) {
 		token, secret, err = c.Access.Create(ctx, g)
 		return map[string]string{"token": token.ID, "expires": token.ExpireTime.Format(time.RFC3339)}, err
@@ -60,7 +61,7 @@ type TokenPage struct {
 // ListTokens lists what is kept of tokens, expired and revoked ones too; never a secret.
 func (c *Control) ListTokens(ctx context.Context, who access.Caller, q TokenQuery) (TokenPage, error) {
 	q.Tenant = cmp.Or(q.Tenant, who.Tenant)
-	if err := c.allow(ctx, who, access.TokensRead, audit.Act{Name: "token.list", Tenant: clip(q.Tenant)}); err != nil {
+	if err := c.allow(ctx, who, access.TokensRead, &audit.Act{Name: "token.list", Tenant: clip(q.Tenant)}); err != nil {
 		return TokenPage{}, err
 	}
 	after, err := pageStart(q.PageSize, q.PageToken)
@@ -90,11 +91,11 @@ func seesToken(who access.Caller, t access.Token) bool {
 
 // RevokeToken ends a token at once. Any account can end the token that it calls with.
 func (c *Control) RevokeToken(ctx context.Context, who access.Caller, tenant, id string) (token access.Token, err error) {
-	act := audit.Act{Name: "token.revoke", Object: clip(id)}
+	act := audit.Act{Name: "token.revoke", Object: clip(id), Scope: access.TokensWrite}
 	token, err = c.Access.Get(id)
 	own := err == nil && id == who.CredentialID
 	if !own {
-		if err := c.allow(ctx, who, access.TokensWrite, act); err != nil {
+		if err := c.allow(ctx, who, access.TokensWrite, &act); err != nil {
 			return access.Token{}, err
 		}
 	}
@@ -102,6 +103,9 @@ func (c *Control) RevokeToken(ctx context.Context, who access.Caller, tenant, id
 		return access.Token{}, c.refuse(ctx, who, act, ErrNotFound)
 	}
 	act.Tenant, act.Detail = token.Tenant, map[string]string{"account": token.Account}
+	revoked := token
+	revoked.RevokeTime = c.now()
+	act.Before, act.After = audit.Changes(shownToken(&token), shownToken(&revoked))
 	err = c.act(ctx, who, act, func() (map[string]string, error) {
 		token, err = c.Access.Revoke(ctx, id)
 		return nil, err
