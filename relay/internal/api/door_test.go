@@ -24,10 +24,12 @@ import (
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
+	"github.com/sealpost/sealpost/relay/internal/audit"
 	"github.com/sealpost/sealpost/relay/internal/control"
 	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/redact"
 	"github.com/sealpost/sealpost/relay/internal/registry"
+	"github.com/sealpost/sealpost/relay/proof"
 )
 
 // The one door has the methods that the faces call.
@@ -37,6 +39,7 @@ var (
 	_ Endpoints     = (*control.Control)(nil)
 	_ Deliveries    = (*control.Control)(nil)
 	_ Tokens        = (*control.Control)(nil)
+	_ Audit         = (*control.Control)(nil)
 )
 
 // door keeps things in memory and answers as control's contract says; fail, where set, is every answer.
@@ -336,8 +339,43 @@ func (d *door) EraseSubject(_ context.Context, who access.Caller, e control.Eras
 	return d.operation(who, fmt.Sprint("erase ", e.Tenant, " ", e.Subject, " ", e.Reason), e.RequestID)
 }
 
+func (d *door) ListAudit(_ context.Context, who access.Caller, q audit.Query) (audit.Page, error) {
+	return audit.Page{Entries: []audit.Entry{auditEntry()}, NextPageToken: "more"}, d.note(who, fmt.Sprint("audit ", q.Tenant, q.Act, q.Outcome, q.PageSize, q.After.Unix()))
+}
+func (d *door) WatchAudit(_ context.Context, who access.Caller, q audit.Query, fn func(audit.Entry) error) error {
+	if err := d.note(who, "watch audit "+q.Act); err != nil {
+		return err
+	}
+	return fn(auditEntry())
+}
+func (d *door) AuditCheckpoint(_ context.Context, who access.Caller) (control.AuditState, error) {
+	return control.AuditState{Signed: []byte("note"), Checkpoint: proof.Checkpoint{Size: 7}, First: 2, Broken: "truncated"}, d.note(who, "checkpoint")
+}
+func (d *door) ProveAudit(_ context.Context, who access.Caller, seq uint64, old int64) ([]byte, control.AuditState, error) {
+	return []byte("proof"), control.AuditState{}, d.note(who, fmt.Sprint("prove ", seq, " ", old))
+}
+func (d *door) ExportAudit(_ context.Context, who access.Caller, first uint64, to io.Writer) error {
+	if err := d.note(who, fmt.Sprint("export ", first)); err != nil {
+		return err
+	}
+	_, err := to.Write(bytes.Repeat([]byte("x"), backupBytes))
+	return err
+}
+func (d *door) AcceptAuditBreak(_ context.Context, who access.Caller, reason string) (control.AuditState, error) {
+	return control.AuditState{}, d.note(who, "accept "+reason)
+}
+
+// auditEntry is one with everything in it.
+func auditEntry() audit.Entry {
+	return audit.Entry{Seq: 3, Raw: []byte{1, 2}, Tampered: true, Record: audit.Record{
+		ActID: "act_1", Time: time.Unix(9, 0), Account: "ann", Role: access.Operator, CredentialID: "tok", CredentialKind: "TOKEN", CertificateSubject: "CN=a",
+		CertificateSHA256: "ab", Address: netip.MustParseAddr("192.0.2.1"), Scope: access.EndpointsWrite, RequestID: "r1", Act: "endpoint.update", Object: "ep_a",
+		Tenant: "acme", Outcome: audit.Allowed, Reason: "why", Before: []byte(`{"a":{"b":[1]}}`), After: []byte(`{"a":null}`), Detail: map[string]string{"k": "v"}, Omitted: 4,
+	}}
+}
+
 func (d *door) options() Options {
-	return Options{Auth: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Tokens: d, System: d, MaxDataBytes: 1 << 20}
+	return Options{Auth: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Tokens: d, System: d, Audit: d, MaxDataBytes: 1 << 20}
 }
 
 func (d *door) failing(err error) {

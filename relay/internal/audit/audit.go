@@ -58,7 +58,8 @@ type Act struct {
 	// Before and After are JSON objects of what the act is about to change, as Changes makes them.
 	Before, After json.RawMessage
 	Detail        map[string]string
-	// Anyway is for what may be done while the log is not what its checkpoints say: to read it, and to accept that.
+	// Anyway is for what may be done while the log is not what its checkpoints say: to read it, to accept that, and what only takes something away
+	// from somebody, as who finds that out may have to do first.
 	Anyway bool
 }
 

@@ -20,7 +20,7 @@ type Source interface {
 	Synced(ctx context.Context) (uint64, error)
 	Range(ctx context.Context, first, last uint64, fn func(journal.Message) error) error
 	Read(ctx context.Context, from uint64, fn func(journal.Message) error) error
-	OlderThan(ctx context.Context, first, last uint64, before time.Time) (uint64, error)
+	Get(ctx context.Context, seq uint64) (journal.Message, error)
 }
 
 // Tree has the hashes of the records; *tree.Tree is one.
@@ -91,9 +91,7 @@ func (r *Reader) List(ctx context.Context, q Query) (Page, error) {
 		}
 		upTo = min(upTo, at-1)
 	} else if !q.Before.IsZero() && upTo >= st.First {
-		if upTo, err = r.Log.OlderThan(ctx, st.First, upTo, q.Before.Add(clocks)); err != nil {
-			return Page{}, err
-		}
+		upTo = r.lastBefore(ctx, st.First, upTo, q.Before.Add(clocks))
 	}
 	var page Page
 	for left := listMost; upTo >= st.First && upTo > 0 && left > 0; left -= listBlock {
@@ -122,6 +120,22 @@ func (r *Reader) List(ctx context.Context, q Query) (Page, error) {
 		page.NextPageToken = pageToken(upTo + 1)
 	}
 	return page, nil
+}
+
+// lastBefore is the last sequence whose record is older than a time, by halving, or one after it: what cannot be read is taken for older. It goes
+// by the records' own times: those of the log are of when it was restored, where it was.
+func (r *Reader) lastBefore(ctx context.Context, first, last uint64, before time.Time) uint64 {
+	low, high := first, last+1 // all below low are older, none from high on
+	for low < high {
+		middle := low + (high-low)/2
+		m, err := r.Log.Get(ctx, middle)
+		if err == nil && !entry(m).Time.Before(before) {
+			high = middle
+		} else {
+			low = middle + 1
+		}
+	}
+	return low - 1
 }
 
 // block is the entries of a part of the log, each compared with its leaf.

@@ -54,7 +54,7 @@ func TestReplay(t *testing.T) {
 			trail = append(trail, r)
 		}
 	}
-	if len(trail) < 2 || trail[0].Object != hers.ID || trail[0].Detail["types"] != "contact.*" || trail[0].Detail["why"] != "was down" ||
+	if len(trail) < 2 || trail[0].Object != hers.ID || trail[0].Detail["types"] != "contact.*" || trail[0].Reason != "was down" || trail[0].RequestID != "r1" ||
 		trail[1].Outcome != audit.Done || trail[1].ActID != trail[0].ActID || trail[1].Tenant != "acme" {
 		t.Errorf("audit: %+v", trail)
 	}

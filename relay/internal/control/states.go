@@ -103,7 +103,7 @@ func (c *Control) RejectEndpoint(ctx context.Context, who access.Caller, ref Ref
 
 // PauseEndpoint stops sending; what comes is parked. It answers when nothing more is being sent. A paused one stays as it is.
 func (c *Control) PauseEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
-	act := audit.Act{Name: "endpoint.pause", Reason: reason}
+	act := audit.Act{Name: "endpoint.pause", Reason: reason, Anyway: true}
 	if _, err := c.enter(ctx, who, access.EndpointsOperate, ref, &act); err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (c *Control) ResumeEndpoint(ctx context.Context, who access.Caller, ref Ref
 // SuspendEndpoint stops an active endpoint because of what its receiver did. It does not wait for the owner, which may be
 // who calls it. One that is not active stays as it is.
 func (c *Control) SuspendEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
-	act := audit.Act{Name: "endpoint.suspend", Reason: reason}
+	act := audit.Act{Name: "endpoint.suspend", Reason: reason, Anyway: true}
 	if _, err := c.enter(ctx, who, access.EndpointsApprove, ref, &act); err != nil {
 		return nil, err
 	}

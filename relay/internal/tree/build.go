@@ -95,7 +95,7 @@ func (t *Tree) step(ctx context.Context, last bool) error {
 			return err
 		}
 	}
-	if t.unsure() { // it may have been too short to compare
+	if t.unsure() { // the tree may have been too short to compare
 		if err := t.check(ctx); err != nil {
 			return err
 		}

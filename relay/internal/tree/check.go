@@ -105,10 +105,10 @@ func (t *Tree) Accept(ctx context.Context) (*Break, error) {
 		return nil, err
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.accepted = accepted
 	t.settle()
-	return b, nil
+	t.mu.Unlock()
+	return b, t.check(ctx)
 }
 
 // Broken is what is amiss and not accepted, or nil.
@@ -156,6 +156,8 @@ func (t *Tree) mend(ctx context.Context, b *Break) error {
 
 // check compares the log with the head, and with the last checkpoint outside, as long as it is not known to be whole.
 func (t *Tree) check(ctx context.Context) error {
+	t.checking.Lock()
+	defer t.checking.Unlock()
 	t.mu.Lock()
 	h, known, broken := t.head, t.pending == nil, t.broken != nil
 	t.mu.Unlock()

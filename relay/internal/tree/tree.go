@@ -130,7 +130,9 @@ type Tree struct {
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 	rescrub chan struct{} // asks for a scrub
-	growing growing       // Open's, then Build's
+	growing growing       // of publish, and of check
+
+	checking sync.Mutex // held by check
 
 	mu       sync.Mutex // guards what follows
 	head     head
@@ -167,6 +169,7 @@ func Open(ctx context.Context, o Options) (_ *Tree, err error) {
 		o.Fsync = (*os.File).Sync
 	}
 	t := &Tree{o: o, log: o.Logger, tiles: newTiles(o.Tiles), grown: make(chan struct{}), rescrub: make(chan struct{}, 1)}
+	t.head.Root = proof.EmptyRoot()
 	if err := t.loadKey(ctx); err != nil {
 		return nil, fmt.Errorf("audit tree: signing key: %w", err)
 	}
@@ -192,6 +195,7 @@ func Open(ctx context.Context, o Options) (_ *Tree, err error) {
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	t.cancel = cancel
 	t.done.Go(func() { t.listen(running) })
+	t.done.Go(func() { t.findOut(running) })
 	return t, nil
 }
 
@@ -325,6 +329,20 @@ func (t *Tree) listen(ctx context.Context) {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
+		}
+	}
+}
+
+// findOut compares the log with its checkpoints again, until it is known whether it is whole: it may have to grow first, here or elsewhere.
+func (t *Tree) findOut(ctx context.Context) {
+	for t.unsure() {
+		select {
+		case <-time.After(look):
+		case <-ctx.Done():
+			return
+		}
+		if err := t.check(ctx); err != nil && ctx.Err() == nil {
+			t.log.Warn("the audit log could not be compared with its checkpoints", "error", err)
 		}
 	}
 }

@@ -125,9 +125,11 @@ func (w *world) isBroken(kind string) {
 
 func (w *world) accept() {
 	w.t.Helper()
-	b, err := w.Accept(w.t.Context())
-	if err != nil || b == nil {
-		w.t.Fatalf("accept: %+v, %v", b, err)
+	// A log that is cut or made anew is then found not to be what was kept outside, which is another thing to accept.
+	for n := 0; n == 0 || w.Broken() != nil && n < 2; n++ {
+		if b, err := w.Accept(w.t.Context()); err != nil || b == nil {
+			w.t.Fatalf("accept: %+v, %v", b, err)
+		}
 	}
 	w.whole()
 	w.append("who accepted it")
@@ -374,8 +376,10 @@ func TestTrimmedRecords(t *testing.T) {
 	if again, err := w.tiles.rootAt(t.Context(), w.now().tree(), 401); err != nil || again != root {
 		t.Errorf("made anew: %v", err)
 	}
-	if _, err := w.tiles.bucket.Put(t.Context(), place{0, 0}.key(), []byte("damaged")); err != nil {
-		t.Fatal(err)
+	for _, p := range []place{{0, 0}, {1, 0}} {
+		if _, err := w.tiles.bucket.Put(t.Context(), p.key(), []byte("damaged")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.reopen()
 	w.isBroken(kindTree)
