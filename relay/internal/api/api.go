@@ -34,6 +34,7 @@ const (
 // Options are the parts that the faces stand on. All but those with a default are required.
 type Options struct {
 	Auth       Authenticator
+	Noter      Noter
 	Events     Events
 	Endpoints  Endpoints
 	Incidents  Incidents
@@ -67,7 +68,7 @@ type Server struct {
 
 // New makes both faces. Nothing listens yet.
 func New(o Options) (*Server, error) {
-	if o.Auth == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Tokens == nil || o.System == nil || o.Audit == nil {
+	if o.Auth == nil || o.Noter == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Tokens == nil || o.System == nil || o.Audit == nil {
 		return nil, errors.New("api: a part is missing")
 	}
 	if o.MaxDataBytes <= 0 {
@@ -88,7 +89,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("api: register metrics: %w", err)
 	}
 	s := &Server{
-		guard:    &guard{auth: o.Auth, metrics: m, log: o.Logger},
+		guard:    &guard{auth: o.Auth, noter: o.Noter, metrics: m, log: o.Logger},
 		health:   health.NewServer(),
 		log:      o.Logger,
 		maxData:  o.MaxDataBytes,

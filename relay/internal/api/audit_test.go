@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sealpost/sealpost/proto/sealpost/v1"
+	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/control"
 )
 
@@ -68,6 +69,16 @@ func TestAuditOverBothFaces(t *testing.T) {
 		if a := f.call(t, http.MethodGet, path, ""); a.code != http.StatusBadRequest {
 			t.Errorf("%s: %d %s", path, a.code, a.body)
 		}
+	}
+	if len(f.door.noted) != 0 {
+		t.Errorf("noted: %v", f.door.noted)
+	}
+	if _, err := c.GetAuditCheckpoint(as(t.Context(), "revoked"), &sealpostv1.GetAuditCheckpointRequest{}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("revoked: %v", err)
+	}
+	want := "/sealpost.v1.AuditService/GetAuditCheckpoint 127.0.0.1 " + access.ErrRevoked.Error()
+	if len(f.door.noted) != 1 || f.door.noted[0] != want {
+		t.Errorf("noted: %v", f.door.noted)
 	}
 	f.door.failing(&control.ForbiddenError{Scope: "audit.read", Reason: "no"})
 	if _, err := c.AcceptAuditBreak(ctx, &sealpostv1.AcceptAuditBreakRequest{Reason: "x"}); status.Code(err) != codes.PermissionDenied {

@@ -35,6 +35,7 @@ import (
 // The one door has the methods that the faces call.
 var (
 	_ Authenticator = (*access.Keeper)(nil)
+	_ Noter         = (*control.Control)(nil)
 	_ Events        = (*control.Control)(nil)
 	_ Endpoints     = (*control.Control)(nil)
 	_ Deliveries    = (*control.Control)(nil)
@@ -49,6 +50,7 @@ type door struct {
 	events    map[string]relay.Event
 	order     []string
 	calls     []string
+	noted     []string
 	spec      control.Spec
 	ref       control.Ref
 	mask      []string
@@ -339,6 +341,11 @@ func (d *door) EraseSubject(_ context.Context, who access.Caller, e control.Eras
 	return d.operation(who, fmt.Sprint("erase ", e.Tenant, " ", e.Subject, " ", e.Reason), e.RequestID)
 }
 
+func (d *door) NoteUnauthenticated(_ context.Context, method string, from netip.Addr, why error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.noted = append(d.noted, fmt.Sprint(method, " ", from, " ", why))
+}
 func (d *door) ListAudit(_ context.Context, who access.Caller, q audit.Query) (audit.Page, error) {
 	return audit.Page{Entries: []audit.Entry{auditEntry()}, NextPageToken: "more"}, d.note(who, fmt.Sprint("audit ", q.Tenant, q.Act, q.Outcome, q.PageSize, q.After.Unix()))
 }
@@ -375,7 +382,7 @@ func auditEntry() audit.Entry {
 }
 
 func (d *door) options() Options {
-	return Options{Auth: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Tokens: d, System: d, Audit: d, MaxDataBytes: 1 << 20}
+	return Options{Auth: d, Noter: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Tokens: d, System: d, Audit: d, MaxDataBytes: 1 << 20}
 }
 
 func (d *door) failing(err error) {

@@ -154,7 +154,7 @@ func (s *Server) admitHTTP(next http.Handler) http.Handler {
 	bodies := semaphore.NewWeighted(bodiesInAll)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := remote(r)
-		caller, err := s.guard.authenticate(r.Context(), r.Header.Values("Authorization"), from)
+		caller, err := s.guard.authenticate(r.Context(), r.Method+" "+r.URL.Path, r.Header.Values("Authorization"), from)
 		if err != nil {
 			s.refuse(w, r, err)
 			return

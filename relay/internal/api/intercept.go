@@ -24,10 +24,16 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, token string, from netip.Addr) (access.Caller, error)
 }
 
+// Noter is told of calls whose credential is not good; control has its contract. It may be called concurrently.
+type Noter interface {
+	NoteUnauthenticated(ctx context.Context, method string, from netip.Addr, why error)
+}
+
 // guard stands before every method: it finds the caller, counts, translates errors, and keeps a panic from
 // ending the process or telling the caller anything.
 type guard struct {
 	auth    Authenticator
+	noter   Noter
 	metrics *metrics
 	log     *slog.Logger
 }
@@ -105,15 +111,24 @@ func (g *guard) admit(ctx context.Context, method string) (context.Context, erro
 	if p, ok := peer.FromContext(ctx); ok {
 		from = addressOf(p.Addr)
 	}
-	caller, err := g.authenticate(ctx, md.Get("authorization"), from)
+	caller, err := g.authenticate(ctx, method, md.Get("authorization"), from)
 	if err != nil {
 		return ctx, err
 	}
 	return withCaller(ctx, caller), nil
 }
 
-// authenticate takes exactly one bearer token (RFC 6750, section 2.1).
-func (g *guard) authenticate(ctx context.Context, headers []string, from netip.Addr) (access.Caller, error) {
+// authenticate finds who calls a method, and has it noted where the credential is not good.
+func (g *guard) authenticate(ctx context.Context, method string, headers []string, from netip.Addr) (access.Caller, error) {
+	caller, err := g.holder(ctx, headers, from)
+	if err != nil {
+		g.noter.NoteUnauthenticated(ctx, method, from, err)
+	}
+	return caller, err
+}
+
+// holder takes exactly one bearer token (RFC 6750, section 2.1).
+func (g *guard) holder(ctx context.Context, headers []string, from netip.Addr) (access.Caller, error) {
 	if len(headers) == 0 {
 		return access.Caller{}, access.ErrNoToken
 	}

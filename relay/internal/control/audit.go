@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,18 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/tree"
 	"github.com/sealpost/sealpost/relay/proof"
 )
+
+// NoteUnauthenticated records that a call came with a credential that is not good, or counts it where there are many. Those that come with none are not
+// worth a record.
+func (c *Control) NoteUnauthenticated(ctx context.Context, method string, from netip.Addr, why error) {
+	if errors.Is(why, access.ErrNoToken) {
+		return
+	}
+	act := audit.Act{Name: "authenticate", Object: clip(method)}
+	if err := c.Audit.Refuse(ctx, access.Caller{Address: from}, act, why.Error()); err != nil {
+		c.Logger.Error("refusal not recorded", "act", act.Name, "address", from, "error", err)
+	}
+}
 
 // provenWithin is how long a checkpoint is waited for that has everything written before.
 const provenWithin = 3 * time.Second
