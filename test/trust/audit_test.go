@@ -221,8 +221,8 @@ func TestTamperedRecordIsFound(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "copy.tar")
 	must(t, p, "backup", "--to", archive)
 	p.Stop()
-	if n := forge(t, archive, "holidays", "HOLIDAYS"); n != 1 {
-		t.Fatalf("%d records hold the reason", n)
+	if n := forge(t, archive, "holidays", "HOLIDAYS"); n == 0 {
+		t.Fatal("no record holds the reason")
 	}
 	q := restore(t, archive, rig.Dev())
 	held(t, q, ep, partner)
