@@ -316,17 +316,10 @@ func exportAudit(ctx context.Context, c *client.Client, first uint64, w io.Write
 	if err != nil {
 		return err
 	}
-	for {
-		part, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if _, err := w.Write(part.GetData()); err != nil {
-			return err
-		}
-	}
+	return receive(stream.Recv, func(data []byte) error {
+		_, err := w.Write(data)
+		return err
+	})
 }
 
 func newAuditAccept(conn *connection) *cobra.Command {

@@ -90,17 +90,25 @@ func download(cmd *cobra.Command, c *client.Client, w io.Writer) error {
 	}
 	shown := newByteCount(cmd.ErrOrStderr())
 	defer shown.end()
+	return receive(stream.Recv, func(data []byte) error {
+		_, err := w.Write(data)
+		shown.add(len(data))
+		return err
+	})
+}
+
+// receive takes the parts of a stream of bytes until it ends; one that ends with an error is not whole.
+func receive[M interface{ GetData() []byte }](next func() (M, error), take func([]byte) error) error {
 	for {
-		part, err := stream.Recv()
+		part, err := next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		if _, err := w.Write(part.GetData()); err != nil {
+		if err := take(part.GetData()); err != nil {
 			return err
 		}
-		shown.add(len(part.GetData()))
 	}
 }
 
