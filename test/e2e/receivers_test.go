@@ -139,6 +139,9 @@ func (a *audience) check(t *testing.T) {
 // think of it, as it was and changed.
 func TestVendorsLibraries(t *testing.T) {
 	t.Parallel()
+	for _, language := range receivers.LibraryLanguages {
+		receivers.Install(t, language)
+	}
 	p := start(t)
 	var stored []receivers.Stored
 	var good []bool

@@ -53,6 +53,13 @@ var Libraries = map[signer.Scheme]map[string][]string{
 	signer.Slack:     {"node": {"@slack/bolt"}, "python": {"slack_sdk"}},
 }
 
+// Install fetches the libraries of a language where they are not there yet. That can take longer than a signature stays fresh:
+// call it before signing what Ask is asked about.
+func Install(t testing.TB, language string) {
+	t.Helper()
+	libraries(t, language)
+}
+
 // Ask gives requests to the libraries of a language, and has for each what they say of it. Its scheme's libraries have all
 // said something.
 func Ask(t testing.TB, language string, requests []Stored) [][]Said {

@@ -18,6 +18,7 @@ func TestLibraries(t *testing.T) {
 	for _, language := range receivers.LibraryLanguages {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
+			receivers.Install(t, language)
 			var requests []receivers.Stored
 			var cases []libraryCase
 			for _, scheme := range signer.Schemes() {
