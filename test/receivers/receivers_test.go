@@ -149,7 +149,7 @@ func (p *partner) expect(t *testing.T, h http.Header, body string, status int, a
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header, r.Host = h, h.Get("Host")
+	r.Header, r.Host, r.Close = h, h.Get("Host"), true
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
