@@ -13,7 +13,7 @@ import (
 // ContainEndpoint stops sending to an endpoint in whatever state, with who and why; what comes is parked, and what is in flight is cut
 // off. It answers when nothing more is being sent. A contained one stays as it is, and why it was contained stays too.
 func (c *Control) ContainEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
-	act := audit.Act{Name: "endpoint.contain"}
+	act := audit.Act{Name: "endpoint.contain", Reason: reason, Anyway: true}
 	if _, err := c.enter(ctx, who, access.IncidentsContain, ref, &act); err != nil {
 		return nil, err
 	}
@@ -21,7 +21,7 @@ func (c *Control) ContainEndpoint(ctx context.Context, who access.Caller, ref Re
 		return nil, err
 	}
 	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
-		facts := map[string]string{"because": reason, "from": string(r.State)}
+		facts := map[string]string{"from": string(r.State)}
 		switch r.State {
 		case relay.EndpointDeleted:
 			return effect{}, stateError("contain", r, "nothing is sent to it any more")
@@ -36,7 +36,7 @@ func (c *Control) ContainEndpoint(ctx context.Context, who access.Caller, ref Re
 // ReleaseEndpoint ends a containment. The endpoint is paused: somebody has to resume it. One that waited for its approval waits for it
 // again, so that containing is no way round it; the same goes for one that lost its approval meanwhile.
 func (c *Control) ReleaseEndpoint(ctx context.Context, who access.Caller, ref Ref, reason string) (*registry.Endpoint, error) {
-	act := audit.Act{Name: "endpoint.release"}
+	act := audit.Act{Name: "endpoint.release", Reason: reason}
 	if _, err := c.enter(ctx, who, access.IncidentsContain, ref, &act); err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (c *Control) ReleaseEndpoint(ctx context.Context, who access.Caller, ref Re
 			return effect{}, stateError("release", r, "it must be contained")
 		}
 		c.move(r, releasedTo(r), says(who, reason))
-		return effect{facts: map[string]string{"because": reason}}, nil
+		return effect{}, nil
 	})
 }
 
