@@ -34,6 +34,7 @@ func (w *world) cut(node *rig.Node, what string) {
 	w.Helper()
 	w.interrupted(func() {
 		node.Isolate()
+		defer node.Heal()
 		took := w.flowing()
 		w.Logf("%s, %s, was cut off: deliveries went on everywhere after %v", node.Name, what, took.Round(time.Millisecond))
 		if took > cutWithin {
