@@ -647,51 +647,65 @@ const (
 	batchBytes   = 4 << 20
 )
 
+// batchTries is how often a batch is asked for in a cluster, of which one replica may be cut off, before the leader is asked for one
+// record after the other.
+const batchTries = 4
+
 // messages asks for some records from first on, and returns where to go on.
 func (l *Log) messages(ctx context.Context, sub *nats.Subscription, first, last uint64, fn func(uint64, *nats.Msg) error) (next uint64, err error) {
-	if l.j.shuns() {
-		return l.leaderMessages(ctx, first, last, fn)
+	for range batchTries {
+		next, lost, err := l.batch(ctx, sub, first, last, fn)
+		if !lost {
+			return next, err
+		}
+		// What was only late is not taken for an answer to what is asked next.
+		if sub, err = l.inbox(""); err != nil {
+			return 0, err
+		}
+		defer sub.Unsubscribe()
 	}
+	return l.leaderMessages(ctx, first, last, fn)
+}
+
+// batch is messages once. It is lost where nothing was answered.
+func (l *Log) batch(ctx context.Context, sub *nats.Subscription, first, last uint64, fn func(uint64, *nats.Msg) error) (next uint64, lost bool, err error) {
 	req, err := json.Marshal(batchGet{Seq: first, Batch: min(batchRecords, last-first+1), MaxBytes: batchBytes})
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if err := l.j.nc.PublishRequest("$JS.API.DIRECT.GET."+l.name, sub.Subject, req); err != nil {
-		return 0, unavailable(err)
+		return 0, false, unavailable(err)
 	}
 	next = last + 1 // unless records come: there is none from first on
 	for begun := false; ; begun = true {
-		answer, lost := l.answer, false
+		var m *nats.Msg
 		if l.disk == nil && !begun {
-			answer = func(ctx context.Context, sub *nats.Subscription) (m *nats.Msg, err error) {
-				m, lost, err = l.brief(ctx, func(ctx context.Context) (*nats.Msg, error) { return l.answer(ctx, sub) })
-				return m, err
+			if m, lost, err = l.brief(ctx, func(ctx context.Context) (*nats.Msg, error) { return l.answer(ctx, sub) }); lost {
+				return 0, true, nil
 			}
-		}
-		m, err := answer(ctx, sub)
-		if lost {
-			return l.leaderMessages(ctx, first, last, fn)
+		} else {
+			m, err = l.answer(ctx, sub)
 		}
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":
 		case "204": // end of batch
-			return next, nil
+			return next, false, nil
 		case "404":
-			return next, l.missing(ctx, first, last)
+			return next, false, l.missing(ctx, first, last)
 		default:
-			return 0, fmt.Errorf("%w: %s %s", ErrUnavailable, status, m.Header.Get("Description"))
+			return 0, false, fmt.Errorf("%w: %s %s", ErrUnavailable, status, m.Header.Get("Description"))
 		}
 		seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("%w: sequence of a record: %w", ErrUnavailable, err)
+			return 0, false, fmt.Errorf("%w: sequence of a record: %w", ErrUnavailable, err)
 		}
 		next = seq + 1
 		if seq <= last {
 			if err := fn(seq, m); err != nil {
-				return 0, err
+				return 0, false, err
 			}
 		}
 	}
