@@ -8,13 +8,15 @@ import (
 )
 
 const (
-	// drainLeast and drainShare say how much of the backlog may be on its way in any case while new deliveries are sent: so many
-	// for each processor, and so many for each that is new. What is sent beside them costs them that much of the machine, so more is
-	// sent only while hardly anything waits for a processor: where the backlog is limited by its receivers alone.
+	// drainLeast and drainShare say how much of the backlog may be on its way while new deliveries are sent, for what is sent beside
+	// them costs them that much of the machine: so many for each that is new where these are many; otherwise so many for each
+	// processor, and more while hardly anything waits for one, as where the backlog is limited by its receivers alone.
 	drainLeast   = 1
 	drainShare   = 0.1
 	drainCrowded = 2
 	drainCalm    = 1
+	// drainBusy is from how many new deliveries in flight on the share alone counts, whatever waits.
+	drainBusy = 16
 	// freshFor is how long after the last new delivery there is nothing to be spared.
 	freshFor = 250 * time.Millisecond
 )
@@ -41,7 +43,10 @@ func (d *drain) room(now time.Time) int {
 	if now.Sub(d.lastFresh) > freshFor {
 		return fetchAtMost
 	}
-	return max(d.pace.Room(d.backlog), int(drainShare*float64(d.fresh))-d.backlog)
+	if d.fresh >= drainBusy {
+		return int(drainShare*float64(d.fresh)) - d.backlog
+	}
+	return d.pace.Room(d.backlog)
 }
 
 // enter notes a task that comes to its lane, and leave one that leaves it or ends.

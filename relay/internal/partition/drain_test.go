@@ -68,6 +68,11 @@ func TestDrainRoom(t *testing.T) {
 	if got := d.room(now.Add(freshFor)); got != 5 {
 		t.Errorf("room for %d beside 100 and 5 of the backlog, want 5", got)
 	}
+	d.press(now.Add(time.Second), 2, func() int { return 0 })
+	if got := d.room(now.Add(freshFor)); got != 5 {
+		t.Errorf("room for %d beside 100 and 5 of the backlog where nothing waits for a processor, want 5", got)
+	}
+	d.press(now.Add(2*time.Second), 2, func() int { return 100 })
 	for range 99 {
 		d.land(fresh)
 	}
