@@ -46,7 +46,7 @@ const (
 	// usualShare is what the last group counts in the mean.
 	usualShare = 1. / 16
 	// holdFor is how many times as long as a group of theirs took none follows, and holdMost bounds it where the disk hung.
-	holdFor  = 4
+	holdFor  = 7
 	holdMost = 250 * time.Millisecond
 	// joinAfter is how long after their turn they share a group with others, where these never leave the way free.
 	joinAfter = 50 * time.Millisecond

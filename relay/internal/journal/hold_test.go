@@ -65,7 +65,7 @@ func (p *path) groupOf(took func(events int) time.Duration) (of map[string]int, 
 	return of, wait
 }
 
-// While one publishes gently, another's flood has the way to the disk a fifth of the time, however long its groups take, in groups that
+// While one publishes gently, another's flood has the way to the disk an eighth of the time, however long its groups take, in groups that
 // are small; and what is gentle goes at once, by itself.
 func TestFloodLeavesTheWayFree(t *testing.T) {
 	t.Parallel()
