@@ -22,6 +22,7 @@ import (
 const (
 	clientFileName = "client.yaml"
 	clientCAName   = "client-ca.pem"
+	loginTokenName = "login.token" // written by login
 )
 
 // clientFile says how the commands of this machine reach a server. File names in it are relative to its own folder.
@@ -30,6 +31,7 @@ type clientFile struct {
 	HTTP      string `yaml:"http,omitempty"`       // REST
 	Admin     string `yaml:"admin,omitempty"`      // metrics and health
 	TokenFile string `yaml:"tokenFile,omitempty"`  // one line
+	Identity  string `yaml:"identity,omitempty"`   // a client certificate and its key, in place of a token
 	CA        string `yaml:"ca,omitempty"`         // PEM; its presence means TLS
 	Name      string `yaml:"serverName,omitempty"` // in the server's certificate, where it is not the address
 }
@@ -99,8 +101,8 @@ func writePrivate(name string, text []byte) error {
 
 // connection is how the client commands reach the server: by flags, else SEALPOST_ variables, else the client file.
 type connection struct {
-	server, tokenFile, ca, name, file string
-	admin                             string
+	server, tokenFile, identity, ca, name, file string
+	admin                                       string
 }
 
 // Bounds of the files read for a connection.
@@ -113,6 +115,7 @@ func (c *connection) flags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&c.server, "server", os.Getenv("SEALPOST_SERVER"), "gRPC address of the server")
 	f.StringVar(&c.tokenFile, "token-file", os.Getenv("SEALPOST_TOKEN_FILE"), "file with the token to call with")
+	f.StringVar(&c.identity, "identity", os.Getenv("SEALPOST_IDENTITY"), "file of a client certificate to call with, as 'sealpost account cert' writes it; renewed as it goes")
 	f.StringVar(&c.ca, "ca", os.Getenv("SEALPOST_CA"), "PEM file of roots to trust the server by; \"system\" for the system's")
 	f.StringVar(&c.name, "server-name", os.Getenv("SEALPOST_SERVER_NAME"), "name in the server's certificate, where it is not its address")
 	f.StringVar(&c.file, "client-file", os.Getenv("SEALPOST_CLIENT_FILE"), "client file that serve wrote (default sealpost-data/client.yaml)")
@@ -123,7 +126,7 @@ func (c *connection) flags(root *cobra.Command) {
 func (c *connection) resolve() error {
 	name := c.file
 	if name == "" {
-		if c.server != "" && c.tokenFile != "" {
+		if c.server != "" && (c.tokenFile != "" || c.identity != "") {
 			return nil
 		}
 		name = filepath.Join("sealpost-data", clientFileName)
@@ -131,9 +134,9 @@ func (c *connection) resolve() error {
 	text, err := readBounded(name, maxConfigBytes)
 	if errors.Is(err, fs.ErrNotExist) && c.file == "" {
 		if c.server != "" {
-			return usagef("--server needs --token-file: there is no client file with a token for it")
+			return usagef("--server needs --token-file or --identity: there is no client file with a token for it")
 		}
-		return usagef("no server is named: run 'sealpost serve' in this folder, or give --server and --token-file, or --client-file")
+		return usagef("no server is named: run 'sealpost serve' in this folder, or give --server and --token-file or --identity, or --client-file")
 	}
 	if err != nil {
 		return fmt.Errorf("client file: %w", err)
@@ -144,8 +147,8 @@ func (c *connection) resolve() error {
 	}
 	if c.server != "" && c.server != file.Server {
 		// The token in the file is for the file's server: no other one gets to see it.
-		if c.tokenFile == "" {
-			return usagef("--server needs --token-file: the client file's token is for %s", file.Server)
+		if c.tokenFile == "" && c.identity == "" {
+			return usagef("--server needs --token-file or --identity: the client file's token is for %s", file.Server)
 		}
 		return nil
 	}
@@ -156,8 +159,11 @@ func (c *connection) resolve() error {
 		return filepath.Join(filepath.Dir(name), path)
 	}
 	c.server, c.admin = file.Server, file.Admin
-	if c.tokenFile == "" {
-		c.tokenFile = beside(file.TokenFile)
+	if c.tokenFile == "" && c.identity == "" {
+		c.tokenFile, c.identity = beside(file.TokenFile), beside(file.Identity)
+		if _, err := os.Stat(beside(loginTokenName)); err == nil {
+			c.tokenFile, c.identity = beside(loginTokenName), "" // who signed in here calls as themselves
+		}
 	}
 	if c.ca == "" {
 		c.ca = beside(file.CA)
@@ -173,17 +179,34 @@ func (c *connection) dial() (*client.Client, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	token, err := readBounded(c.tokenFile, maxTokenBytes)
-	if err != nil {
-		return nil, fmt.Errorf("token: %w", err)
+	options := client.Options{Target: c.server, UserAgent: "sealpost/" + buildVersion()}
+	if c.tokenFile != "" {
+		token, err := readBounded(c.tokenFile, maxTokenBytes)
+		if err != nil {
+			return nil, fmt.Errorf("token: %w", err)
+		}
+		options.Token = strings.TrimSpace(string(token))
 	}
+	if c.identity != "" {
+		var err error
+		if options.Identity, err = client.LoadIdentity(c.identity); err != nil {
+			return nil, err
+		}
+	}
+	return c.open(options)
+}
+
+// open makes a client by options that lack how the server is trusted.
+func (c *connection) open(options client.Options) (*client.Client, error) {
 	conf, err := c.tls()
 	if err != nil {
 		return nil, err
 	}
-	made, err := client.New(client.Options{
-		Target: c.server, Token: strings.TrimSpace(string(token)), TLS: conf, UserAgent: "sealpost/" + buildVersion(),
-	})
+	if options.Identity != nil && conf == nil {
+		return nil, usagef("--identity takes TLS: give --ca with the server's roots, or --ca system")
+	}
+	options.TLS = conf
+	made, err := client.New(options)
 	if errors.Is(err, client.ErrInsecure) {
 		return nil, usagef("%s is not a loopback address: give --ca with its roots, or --ca system", c.server)
 	}

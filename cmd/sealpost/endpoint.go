@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -51,11 +52,19 @@ func newEndpoint(conn *connection) *cobra.Command {
 	return cmd
 }
 
+// renewWithin bounds the renewal of a certificate by a command that ends at once.
+const renewWithin = 10 * time.Second
+
 // withClient makes a connection for the length of one command.
 func withClient(conn *connection, do func(*client.Client) error) error {
 	made, err := conn.dial()
 	if err != nil {
 		return err
+	}
+	renewing, cancel := context.WithTimeout(context.Background(), renewWithin)
+	defer cancel()
+	if err := made.Renew(renewing); err != nil {
+		fmt.Fprintf(os.Stderr, "sealpost: the certificate is due for renewal, which failed: %s\n", explain(err))
 	}
 	return errors.Join(do(made), made.Close())
 }

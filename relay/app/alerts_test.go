@@ -12,6 +12,7 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/alert"
 	"github.com/sealpost/sealpost/relay/internal/journal"
+	"github.com/sealpost/sealpost/relay/internal/tree"
 )
 
 // TestWatchSelf tells of a log that fills up and of a disk that is full when that begins, after an hour again, and not in between.
@@ -19,7 +20,7 @@ func TestWatchSelf(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	var told []string
-	a := &App{alerts: alert.New(alert.Options{
+	a := &App{tree: &tree.Tree{}, alerts: alert.New(alert.Options{
 		Publish: func(_ context.Context, e *relay.Event) error { told = append(told, e.Type); return nil },
 		Room:    func(context.Context) bool { return true }, Clock: func() time.Time { return now }, Registerer: prometheus.NewRegistry(),
 	})}

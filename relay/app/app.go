@@ -249,10 +249,17 @@ func (a *App) openAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.access, err = access.Open(ctx, bucket, access.Options{Now: a.o.Clock, Logger: a.log}); err != nil {
+	roots, err := readRoots(a.o.Access.Roots)
+	if err != nil {
+		return fmt.Errorf("access.roots: %w", err)
+	}
+	if a.access, err = access.Open(ctx, bucket, access.Options{Roots: roots, Now: a.o.Clock, Registerer: a.metrics, Logger: a.log}); err != nil {
 		return err
 	}
 	a.onClose("accounts", func(context.Context) error { a.access.Close(); return nil })
+	if err := a.access.Adopt(ctx); err != nil {
+		return err
+	}
 	made, err := a.access.Bootstrap(ctx, a.path(fileOperatorToken))
 	if made {
 		a.log.Info("operator token written", "file", a.path(fileOperatorToken))
@@ -317,9 +324,13 @@ func (a *App) openQuotas(context.Context) (err error) {
 }
 
 func (a *App) openControl(context.Context) (err error) {
+	signIns, err := a.signIns()
+	if err != nil {
+		return err
+	}
 	a.control, err = control.New(control.Options{
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
-		Audit: a.audit, Trail: &audit.Reader{Log: a.journal.Audit(), Tree: a.tree}, Tree: a.tree, Ledger: a.view,
+		Audit: a.audit, Trail: &audit.Reader{Log: a.journal.Audit(), Tree: a.tree}, Tree: a.tree, Certificates: a.ca, SignIns: signIns, Ledger: a.view,
 		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.changes()}, Operations: a.operations, Erasures: a.erasures,
 		Backup: a.backup, Quotas: a.quotas, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
@@ -331,8 +342,8 @@ func (a *App) openControl(context.Context) (err error) {
 		return err
 	}
 	a.api, err = api.New(api.Options{
-		Auth: a.access, Noter: a.control, Events: a.control, Endpoints: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Tokens: a.control, System: a.control, Audit: a.control,
-		TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
+		Auth: a.access, Noter: a.control, Events: a.control, Endpoints: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Access: a.control, System: a.control, Audit: a.control,
+		OAuth: api.OAuth{Issuer: a.o.oauthIssuer(), Life: a.o.Access.AccessTokenLife}, LogCalls: a.o.Access.LogCalls, TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
 	})
 	return err
 }
@@ -366,6 +377,7 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 		parts.Go("listener "+l.name, l.serve)
 	}
 	parts.Go("watch", func() error { return a.watchOver(watching) })
+	parts.Go("accounts", func() error { return a.access.Run(watching) })
 	if ready != nil {
 		ready()
 	}

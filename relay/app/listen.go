@@ -109,6 +109,8 @@ func (t ListenerTLS) config() (*tls.Config, error) {
 		return nil, fmt.Errorf("tls: %w", err)
 	}
 	conf := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}}
+	// A client certificate is asked for and not required; whose it is, access says of each call.
+	conf.ClientAuth = tls.RequestClientCert
 	if t.AllowTLS12 {
 		conf.MinVersion = tls.VersionTLS12
 	}

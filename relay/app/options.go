@@ -61,6 +61,8 @@ type Options struct {
 	// StopGrace is how long a stop waits for what is in flight. Default 20s.
 	StopGrace time.Duration `yaml:"stopGrace"`
 
+	Access Access `yaml:"access"`
+
 	// OpenView opens the view at a URL or folder; required. (store.Open is the one.)
 	OpenView func(ctx context.Context, url string, log *slog.Logger) (relay.Ledger, error) `yaml:"-"`
 	// Version is this build's.
@@ -80,6 +82,54 @@ type ListenerTLS struct {
 	Key  string `yaml:"key"`
 	// AllowTLS12 admits TLS 1.2 beside 1.3.
 	AllowTLS12 bool `yaml:"allowTls12"`
+}
+
+// Access says how callers are known.
+type Access struct {
+	// Issuer is the URL, without a path, that OAuth clients know the REST face by. Default https:// and the HTTP listener's address; the token
+	// endpoint is there where that listener has TLS.
+	Issuer string `yaml:"issuer"`
+	// AccessTokenLife is how long a token of the OAuth endpoint is good. Default 1h, 5m to 12h.
+	AccessTokenLife time.Duration `yaml:"accessTokenLife"`
+	// Roots is a PEM file of CAs whose client certificates may be mapped to accounts by their SPIFFE IDs. Default none.
+	Roots string `yaml:"roots"`
+	// LogCalls leaves a line of every call in the log: account, credential, certificate, address, scope. Default: at the level of debug.
+	LogCalls bool `yaml:"logCalls"`
+	OIDC     OIDC `yaml:"oidc"`
+}
+
+// OIDC is the OpenID provider that people sign in at; without an issuer nobody does.
+type OIDC struct {
+	// Issuer is the provider's URL; its configuration is read below it.
+	Issuer string `yaml:"issuer"`
+	// ClientID is ours at the provider, where http://127.0.0.1/callback has to be a redirect URI, with any port.
+	ClientID string `yaml:"clientId"`
+	// ClientSecretFile holds one line, and is for its owner's eyes; none for a public client.
+	ClientSecretFile string `yaml:"clientSecretFile"`
+	// Scopes are asked for beside openid. Default profile, email, groups.
+	Scopes []string `yaml:"scopes"`
+	// GroupsClaim names a person's groups. Default groups.
+	GroupsClaim string `yaml:"groupsClaim"`
+	// NameClaim names the person's account. Default email, where the provider verified it.
+	NameClaim string `yaml:"nameClaim"`
+	// Roles are given by group: the first that a person is in counts, and who is in none is refused.
+	Roles []GroupRole `yaml:"roles"`
+	// Life is how long a sign-in is good. Default 8h, 5m to 24h.
+	Life time.Duration `yaml:"life"`
+	// CA is a PEM file of roots to trust the provider by; default the system's.
+	CA string `yaml:"ca"`
+}
+
+// GroupRole gives the people of a group a role.
+type GroupRole struct {
+	// Group is as the provider names it.
+	Group string `yaml:"group"`
+	// Role is operator, security, auditor, publisher or partner.
+	Role string `yaml:"role"`
+	// Tenant is the only one; none for all, which only operators, security and auditors can have.
+	Tenant string `yaml:"tenant"`
+	// Environment is sandbox or production; none for both.
+	Environment string `yaml:"environment"`
 }
 
 // NATS is an external server; without a URL the embedded one is used.
@@ -223,6 +273,7 @@ func (o Options) withDefaults() (Options, error) {
 	defaultTo(&o.Retention.Backups, 90*24*time.Hour)
 	defaultTo(&o.Audit.PublishEvery, time.Minute)
 	defaultTo(&o.Version, "dev")
+	o.Access.withDefaults()
 	if o.Redis != "" && !strings.Contains(o.Redis, "://") {
 		return o, errors.New("redis: must be a URL such as redis://localhost:6379/0")
 	}
@@ -238,7 +289,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.OpenView == nil {
 		return o, errors.New("app: OpenView is required")
 	}
-	return o, o.check()
+	return o, errors.Join(o.check(), o.Access.check())
 }
 
 func (o *Options) check() error {

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -41,7 +42,7 @@ const (
 	DefaultRetryFor = time.Minute
 )
 
-// Options say where the server is and who calls. Target and one of Token and TokenSource are required.
+// Options say where the server is and who calls. Target and one of Token, TokenSource and Identity are required.
 type Options struct {
 	// Target is the host and port of the server's gRPC face.
 	Target string
@@ -50,6 +51,13 @@ type Options struct {
 	// TokenSource gives the token for each call in Token's place, so that one can be replaced before it expires. It is
 	// called concurrently.
 	TokenSource func(context.Context) (string, error)
+	// Identity is a client certificate to call with, in place of a token or beside one; it takes TLS. It is renewed before it ends, and
+	// connections go over to the new one without a call being dropped.
+	Identity *Identity
+	// Anonymous is a client that nobody calls with: for a person who has yet to sign in.
+	Anonymous bool
+	// OnRenew, where set, is told of each try to renew Identity: nil where it went well.
+	OnRenew func(error)
 	// TLS is how the server is trusted. nil is plain text, which New refuses unless Target is a loopback address.
 	TLS *tls.Config
 	// RetryFor bounds how long one event's publishing is repeated; default DefaultRetryFor, negative for one try.
@@ -69,9 +77,12 @@ type Receipt struct {
 
 // Client publishes. It may be used concurrently.
 type Client struct {
-	conn     *grpc.ClientConn
+	conn     *switched
 	events   sealpostv1.EventServiceClient
 	retryFor time.Duration
+	identity *Identity // nil: none
+	stop     context.CancelFunc
+	renewing sync.WaitGroup
 }
 
 // ErrInsecure is New's answer to a target that is not loopback without TLS.
@@ -79,43 +90,79 @@ var ErrInsecure = errors.New("client: a target that is not a loopback address ne
 
 // New makes a client. It connects when it is first used.
 func New(o Options) (*Client, error) {
-	if o.Target == "" || o.Token == "" && o.TokenSource == nil {
-		return nil, errors.New("client: Target and a token are required")
+	if o.Target == "" || o.Token == "" && o.TokenSource == nil && o.Identity == nil && !o.Anonymous {
+		return nil, errors.New("client: Target and a token or an identity are required")
+	}
+	if o.Identity != nil && o.TLS == nil {
+		return nil, errors.New("client: an identity takes TLS")
 	}
 	transport := insecure.NewCredentials()
 	if o.TLS != nil {
-		transport = credentials.NewTLS(o.TLS)
+		conf := o.TLS
+		if o.Identity != nil {
+			conf = conf.Clone()
+			conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.Identity.Certificate(), nil }
+		}
+		transport = credentials.NewTLS(conf)
 	} else if !loopback(o.Target) {
 		return nil, ErrInsecure
-	}
-	source := o.TokenSource
-	if source == nil {
-		token := o.Token
-		source = func(context.Context) (string, error) { return token, nil }
 	}
 	if o.RetryFor == 0 {
 		o.RetryFor = DefaultRetryFor
 	}
-	conn, err := grpc.NewClient(o.Target,
+	with := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
-		grpc.WithPerRPCCredentials(bearer{source, o.TLS != nil}),
 		grpc.WithUserAgent(o.UserAgent),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(), // repeats are made here, where the ids are
-	)
+	}
+	source := o.TokenSource
+	if source == nil && o.Token != "" {
+		source = func(context.Context) (string, error) { return o.Token, nil }
+	}
+	if source != nil {
+		with = append(with, grpc.WithPerRPCCredentials(bearer{source, o.TLS != nil}))
+	}
+	conn, err := newSwitched(func() (*grpc.ClientConn, error) { return grpc.NewClient(o.Target, with...) })
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	return &Client{conn: conn, events: sealpostv1.NewEventServiceClient(conn), retryFor: o.RetryFor}, nil
+	run, stop := context.WithCancel(context.Background())
+	c := &Client{conn: conn, events: sealpostv1.NewEventServiceClient(conn), retryFor: o.RetryFor, identity: o.Identity, stop: stop}
+	if o.Identity != nil {
+		c.renewing.Go(func() { c.keepRenewed(run, o.OnRenew) })
+		c.renewing.Go(func() { c.follow(run) })
+	}
+	return c, nil
+}
+
+// follow moves to a connection of the new certificate each time that the identity was renewed, by this client or another.
+func (c *Client) follow(ctx context.Context) {
+	_, changed := c.identity.current()
+	for {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+		_, changed = c.identity.current()
+		if c.conn.replace() != nil {
+			return // the options were good once: there is nothing else to do, and the old connection goes on
+		}
+	}
 }
 
 // Conn is the connection, with its credentials, for the services that this package has no methods for.
 func (c *Client) Conn() grpc.ClientConnInterface { return c.conn }
 
 // Close ends the connection. Calls under way fail.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	c.stop()
+	c.renewing.Wait()
+	return c.conn.Close()
+}
 
 // loopback tells whether a target can only be this machine. A name other than localhost is not looked up: what it
 // leads to can change.

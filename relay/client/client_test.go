@@ -30,7 +30,8 @@ type flaky struct {
 	api.Incidents
 	api.Deliveries
 	api.Operations
-	api.Tokens
+	api.Access
+	api.Audit
 	api.System
 
 	mu    sync.Mutex
@@ -46,12 +47,15 @@ type flaky struct {
 
 func newFlaky() *flaky { return &flaky{kept: map[string]string{}, tries: map[string]int{}} }
 
-func (f *flaky) Authenticate(_ context.Context, token string, from netip.Addr) (access.Caller, error) {
+func (f *flaky) Authenticate(_ context.Context, p access.Presented) (access.Caller, error) {
+	token, from := p.Token, p.Address
 	if token != "good" {
 		return access.Caller{}, access.ErrToken
 	}
 	return access.Caller{Account: "crm", Address: from}, nil
 }
+
+func (f *flaky) NoteUnauthenticated(context.Context, string, netip.Addr, error) {}
 
 func (f *flaky) PublishEvents(ctx context.Context, _ access.Caller, events []relay.Event) ([]control.PublishResult, error) {
 	f.mu.Lock()
@@ -124,7 +128,7 @@ func (f *flaky) count() int {
 // listen serves f at an address, or a free port; stop is idempotent.
 func listen(t testing.TB, f *flaky, address string, conf *tls.Config) (string, func()) {
 	t.Helper()
-	s, err := api.New(api.Options{Auth: f, Events: f, Endpoints: f, Incidents: f, Deliveries: f, Operations: f, Tokens: f, System: f, TLS: conf})
+	s, err := api.New(api.Options{Auth: f, Noter: f, Audit: f, Events: f, Endpoints: f, Incidents: f, Deliveries: f, Operations: f, Access: f, System: f, TLS: conf})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -186,6 +186,12 @@ func (p *Publisher) run(ctx context.Context) {
 			steps.Reset()
 		}
 		p.requeue()
+		if err == nil {
+			if p.waiting() {
+				p.nudge()
+			}
+			continue
+		}
 		if !p.sleep(ctx, pause(steps, p.broken(err))) {
 			return
 		}
@@ -198,6 +204,7 @@ func (p *Publisher) run(ctx context.Context) {
 // session sends and hears answers over one stream until that ends. It tells whether an event was kept over it.
 func (p *Publisher) session(ctx context.Context) (answered bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
+	moved := p.client.conn.hold() // before: the stream may come to be on a newer one
 	stream, err := p.client.events.PublishEvents(ctx)
 	if err != nil {
 		cancel()
@@ -206,30 +213,41 @@ func (p *Publisher) session(ctx context.Context) (answered bool, err error) {
 	heard := make(chan error, 1)
 	pauses := make(chan time.Duration, 1)
 	go func() { heard <- p.hear(stream, pauses, &answered) }()
-	err = p.send(ctx, stream, heard, pauses)
+	err = p.send(ctx, stream, heard, pauses, moved)
 	cancel()
 	if last := <-heard; err == nil || errors.Is(err, io.EOF) {
 		err = last // why the server ended it
+	}
+	if errors.Is(err, errMoved) {
+		return true, nil
 	}
 	return answered, err
 }
 
 // send writes what is queued until the stream ends. It puts back what it read of heard for its caller.
-func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[sealpostv1.PublishEventsRequest, sealpostv1.PublishEventsResponse], heard chan error, pauses <-chan time.Duration) error {
+func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[sealpostv1.PublishEventsRequest, sealpostv1.PublishEventsResponse], heard chan error, pauses <-chan time.Duration, moved <-chan struct{}) error {
 	var resume <-chan time.Time
+	// When the client moves to another connection, what was sent on this one is answered on it, and then the stream is opened anew there.
+	leaving := false
+	var look <-chan time.Time
 	for {
-		for message := p.take(resume != nil); message != nil; message = p.take(false) {
+		for message := p.take(resume != nil || leaving); message != nil; message = p.take(false) {
 			if err := stream.Send(message); err != nil {
 				return err
 			}
 			select {
 			case d := <-pauses:
 				resume = time.After(d)
+			case <-moved:
+				moved, leaving, look = nil, true, time.After(leavingLook)
 			default:
 			}
-			if resume != nil {
+			if resume != nil || leaving {
 				break
 			}
+		}
+		if leaving && p.answered() {
+			return errMoved
 		}
 		select {
 		case <-p.wake:
@@ -238,6 +256,10 @@ func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[se
 		case <-resume:
 			resume = nil
 			p.requeueRefused()
+		case <-moved:
+			moved, leaving, look = nil, true, time.After(leavingLook)
+		case <-look:
+			look = time.After(leavingLook)
 		case err := <-heard:
 			heard <- err
 			return nil
@@ -245,6 +267,24 @@ func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[se
 			return ctx.Err()
 		}
 	}
+}
+
+// errMoved ends a stream whose connection is to be left.
+var errMoved = errors.New("client: the connection has moved")
+
+// leavingLook is how often a stream that is to be left is looked at for answers that are to come.
+const leavingLook = 10 * time.Millisecond
+
+// answered tells whether no answer is to come but to events that were refused for the moment.
+func (p *Publisher) answered() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, item := range p.sent {
+		if item.failed == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // Bounds of what is sent in one message.

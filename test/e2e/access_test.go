@@ -26,6 +26,7 @@ func TestApproval(t *testing.T) {
 	eachView(t, func(t *testing.T, view rig.Config) {
 		p := start(t, rig.Config{"dev": false, "egress": rig.Config{"allow": []string{"127.0.0.0/8"}}}, view)
 		first, second := token(p.Client, "first", "OPERATOR", ""), token(p.Client, "second", "OPERATOR", "")
+		p.Client = first // the bootstrap token has ended: there are two operators
 		them := token(p.Client, "partner-1", "PARTNER", "acme")
 		ca := rig.NewCA(t)
 		partner := rig.NewPartner(t, ca.Server(), nil)

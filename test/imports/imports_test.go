@@ -45,6 +45,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/record", "proto/sealpost/v1 relay"},
 	{"relay/internal/tally", "relay"},
 	{"relay/internal/alert", "relay"},
+	{"relay/internal/signin", "relay"},
 	// What stands on the journal: accounts, the audit log, the registry, the view's feed.
 	{"relay/internal/access", "proto/sealpost/v1 relay relay/internal/journal relay/internal/keys"},
 	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access relay/internal/journal relay/proof"},
@@ -67,7 +68,7 @@ var ours = []struct{ name, imports string }{
 	// The place that wires.
 	{"relay/app", "relay relay/internal/access relay/internal/alert relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
 		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/lease relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
-		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route relay/internal/tree signer"},
+		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route relay/internal/signin relay/internal/tree signer"},
 	// The view knows the port that it implements, and no more.
 	{"store", "relay"},
 	{"store/redistest", ""},
@@ -104,7 +105,7 @@ var theirs = map[string]string{
 	"code.dny.dev/ssrf":                      "relay/internal/egress",
 	"github.com/go-json-experiment/json":     "cmd/sealpost cmd/sealpost/demo relay/chunk relay/internal/api relay/internal/filter relay/internal/redact",
 	"github.com/cenkalti/backoff/":           "relay/app relay/client relay/internal/ledger relay/internal/retry",
-	"github.com/prometheus/client_golang/":   "relay/app relay/internal/alert relay/internal/api relay/internal/ledger relay/internal/partition relay/internal/quota relay/internal/tree",
+	"github.com/prometheus/client_golang/":   "relay/app relay/internal/access relay/internal/alert relay/internal/api relay/internal/ledger relay/internal/partition relay/internal/quota relay/internal/tree",
 	"github.com/spf13/":                      "cmd/sealpost",
 	"github.com/goccy/go-yaml":               "cmd/sealpost",
 	"github.com/grpc-ecosystem/grpc-gateway": "proto/sealpost/v1 relay/internal/api",
@@ -112,6 +113,7 @@ var theirs = map[string]string{
 	"google.golang.org/grpc":                 "proto/sealpost/v1 relay/app relay/client relay/internal/api cmd/sealpost cmd/sealpost/demo test/rig",
 	"google.golang.org/protobuf/":            "proto/sealpost/v1 relay/client relay/internal/access relay/internal/api relay/internal/audit relay/internal/erasure relay/internal/operation relay/internal/record relay/internal/registry cmd/sealpost cmd/sealpost/demo",
 	"pgregory.net/rapid":                     "store/storetest",
+	"github.com/coreos/go-oidc/":             "relay/internal/signin",
 	"golang.org/x/":                          "*",
 }
 

@@ -61,7 +61,7 @@ func TestAuditLog(t *testing.T) {
 		t.Fatalf("pausing: %v", list)
 	}
 	e := list[1]
-	if e.S("account") != "operator" || e.S("credentialKind") != "TOKEN" || e.S("credentialId") == "" || e.S("address") != "127.0.0.1" || e.S("scope") != "endpoints.operate" ||
+	if e.S("account") != "operator" || e.S("credentialKind") != "BOOTSTRAP" || e.S("credentialId") == "" || e.S("address") != "127.0.0.1" || e.S("scope") != "endpoints.operate" ||
 		e.S("reason") != "holidays" || e.S("before", "state") != "ACTIVE" || e.S("after", "state") != "PAUSED" || e.S("tenant") != "acme" {
 		t.Errorf("who paused it: %v", e)
 	}

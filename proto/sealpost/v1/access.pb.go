@@ -23,7 +23,111 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What its account is to the CRM.
+// What it is to be used for.
+type Account_Environment int32
+
+const (
+	// Both.
+	Account_ENVIRONMENT_UNSPECIFIED Account_Environment = 0
+	// Sandbox endpoints alone, and no events that reach a partner.
+	Account_SANDBOX Account_Environment = 1
+	// Everything but sandbox endpoints.
+	Account_PRODUCTION Account_Environment = 2
+)
+
+// Enum value maps for Account_Environment.
+var (
+	Account_Environment_name = map[int32]string{
+		0: "ENVIRONMENT_UNSPECIFIED",
+		1: "SANDBOX",
+		2: "PRODUCTION",
+	}
+	Account_Environment_value = map[string]int32{
+		"ENVIRONMENT_UNSPECIFIED": 0,
+		"SANDBOX":                 1,
+		"PRODUCTION":              2,
+	}
+)
+
+func (x Account_Environment) Enum() *Account_Environment {
+	p := new(Account_Environment)
+	*p = x
+	return p
+}
+
+func (x Account_Environment) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Account_Environment) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_access_proto_enumTypes[0].Descriptor()
+}
+
+func (Account_Environment) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_access_proto_enumTypes[0]
+}
+
+func (x Account_Environment) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Account_Environment.Descriptor instead.
+func (Account_Environment) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{0, 0}
+}
+
+// Who is behind it.
+type Account_Kind int32
+
+const (
+	Account_KIND_UNSPECIFIED Account_Kind = 0
+	Account_SERVICE          Account_Kind = 1
+	// Made by a person's first sign-in; it has no other credentials.
+	Account_PERSON Account_Kind = 2
+)
+
+// Enum value maps for Account_Kind.
+var (
+	Account_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "SERVICE",
+		2: "PERSON",
+	}
+	Account_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"SERVICE":          1,
+		"PERSON":           2,
+	}
+)
+
+func (x Account_Kind) Enum() *Account_Kind {
+	p := new(Account_Kind)
+	*p = x
+	return p
+}
+
+func (x Account_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Account_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_access_proto_enumTypes[1].Descriptor()
+}
+
+func (Account_Kind) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_access_proto_enumTypes[1]
+}
+
+func (x Account_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Account_Kind.Descriptor instead.
+func (Account_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{0, 1}
+}
+
+// What its account is to the CRM: a role is the scopes that an account can have at most.
 type Token_Role int32
 
 const (
@@ -34,6 +138,10 @@ const (
 	Token_PARTNER Token_Role = 2
 	// All of it.
 	Token_OPERATOR Token_Role = 3
+	// Approves, pauses, and ends what is misused; sees who may do what, and publishes and registers nothing.
+	Token_SECURITY Token_Role = 4
+	// Reads how it is set up and who did what, and changes nothing.
+	Token_AUDITOR Token_Role = 5
 )
 
 // Enum value maps for Token_Role.
@@ -43,12 +151,16 @@ var (
 		1: "PUBLISHER",
 		2: "PARTNER",
 		3: "OPERATOR",
+		4: "SECURITY",
+		5: "AUDITOR",
 	}
 	Token_Role_value = map[string]int32{
 		"ROLE_UNSPECIFIED": 0,
 		"PUBLISHER":        1,
 		"PARTNER":          2,
 		"OPERATOR":         3,
+		"SECURITY":         4,
+		"AUDITOR":          5,
 	}
 )
 
@@ -63,11 +175,11 @@ func (x Token_Role) String() string {
 }
 
 func (Token_Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_access_proto_enumTypes[0].Descriptor()
+	return file_sealpost_v1_access_proto_enumTypes[2].Descriptor()
 }
 
 func (Token_Role) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_access_proto_enumTypes[0]
+	return &file_sealpost_v1_access_proto_enumTypes[2]
 }
 
 func (x Token_Role) Number() protoreflect.EnumNumber {
@@ -76,7 +188,1463 @@ func (x Token_Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Token_Role.Descriptor instead.
 func (Token_Role) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{0, 0}
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{20, 0}
+}
+
+// What kind of token it is.
+type Token_Kind int32
+
+const (
+	Token_KIND_UNSPECIFIED Token_Kind = 0
+	// Made by CreateToken or RotateToken.
+	Token_TOKEN Token_Kind = 1
+	// Got at the OAuth token endpoint, for the certificate that it is bound to.
+	Token_ACCESS_TOKEN Token_Kind = 2
+	// A person's, by sign-in.
+	Token_SESSION Token_Kind = 3
+	// The first operator's: on loopback alone, until two operators of all tenants have credentials.
+	Token_BOOTSTRAP Token_Kind = 4
+	// An operator's for an hour, on loopback alone, where no other operator's is good any more.
+	Token_RECOVERY Token_Kind = 5
+)
+
+// Enum value maps for Token_Kind.
+var (
+	Token_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "TOKEN",
+		2: "ACCESS_TOKEN",
+		3: "SESSION",
+		4: "BOOTSTRAP",
+		5: "RECOVERY",
+	}
+	Token_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"TOKEN":            1,
+		"ACCESS_TOKEN":     2,
+		"SESSION":          3,
+		"BOOTSTRAP":        4,
+		"RECOVERY":         5,
+	}
+)
+
+func (x Token_Kind) Enum() *Token_Kind {
+	p := new(Token_Kind)
+	*p = x
+	return p
+}
+
+func (x Token_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Token_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_access_proto_enumTypes[3].Descriptor()
+}
+
+func (Token_Kind) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_access_proto_enumTypes[3]
+}
+
+func (x Token_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Token_Kind.Descriptor instead.
+func (Token_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{20, 1}
+}
+
+// Whom a caller acts for: a service, or a person who signs in. Its name and tenant are one account for ever.
+type Account struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 128 of A-Z a-z 0-9 . _ - @ +.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The one tenant that it is of; empty for operators, security and auditors of all.
+	Tenant string     `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Role   Token_Role `protobuf:"varint,3,opt,name=role,proto3,enum=sealpost.v1.Token_Role" json:"role,omitempty"`
+	// What it may do, such as events.publish: all that the role may where it is empty, and never more.
+	Scopes      []string            `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Environment Account_Environment `protobuf:"varint,5,opt,name=environment,proto3,enum=sealpost.v1.Account_Environment" json:"environment,omitempty"`
+	// What it is for, and who answers for it; at most 256 bytes.
+	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	// Output only.
+	Kind Account_Kind `protobuf:"varint,7,opt,name=kind,proto3,enum=sealpost.v1.Account_Kind" json:"kind,omitempty"`
+	// Output only. The account that made it.
+	Creator string `protobuf:"bytes,8,opt,name=creator,proto3" json:"creator,omitempty"`
+	// Output only.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Output only. Present while it is disabled.
+	DisableTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=disable_time,json=disableTime,proto3" json:"disable_time,omitempty"`
+	// Output only. When it last called, to half a minute; absent where it never did.
+	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// Output only. Its credentials that are good now.
+	CredentialCount int32 `protobuf:"varint,12,opt,name=credential_count,json=credentialCount,proto3" json:"credential_count,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Account) Reset() {
+	*x = Account{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Account) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Account) ProtoMessage() {}
+
+func (x *Account) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Account.ProtoReflect.Descriptor instead.
+func (*Account) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Account) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Account) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Account) GetRole() Token_Role {
+	if x != nil {
+		return x.Role
+	}
+	return Token_ROLE_UNSPECIFIED
+}
+
+func (x *Account) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *Account) GetEnvironment() Account_Environment {
+	if x != nil {
+		return x.Environment
+	}
+	return Account_ENVIRONMENT_UNSPECIFIED
+}
+
+func (x *Account) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Account) GetKind() Account_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Account_KIND_UNSPECIFIED
+}
+
+func (x *Account) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *Account) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Account) GetDisableTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DisableTime
+	}
+	return nil
+}
+
+func (x *Account) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
+	}
+	return nil
+}
+
+func (x *Account) GetCredentialCount() int32 {
+	if x != nil {
+		return x.CredentialCount
+	}
+	return 0
+}
+
+type CreateAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       *Account               `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAccountRequest) Reset() {
+	*x = CreateAccountRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAccountRequest) ProtoMessage() {}
+
+func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
+func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CreateAccountRequest) GetAccount() *Account {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+type GetAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAccountRequest) Reset() {
+	*x = GetAccountRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAccountRequest) ProtoMessage() {}
+
+func (x *GetAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAccountRequest.ProtoReflect.Descriptor instead.
+func (*GetAccountRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetAccountRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetAccountRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+type ListAccountsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the caller's own, or all for a caller of all.
+	Tenant string     `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Role   Token_Role `protobuf:"varint,2,opt,name=role,proto3,enum=sealpost.v1.Token_Role" json:"role,omitempty"`
+	// At most 1,000; 50 where it is 0.
+	PageSize  int32  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those that did not call for so long, or never.
+	UnusedFor     *durationpb.Duration `protobuf:"bytes,5,opt,name=unused_for,json=unusedFor,proto3" json:"unused_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAccountsRequest) Reset() {
+	*x = ListAccountsRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAccountsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAccountsRequest) ProtoMessage() {}
+
+func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
+func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListAccountsRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ListAccountsRequest) GetRole() Token_Role {
+	if x != nil {
+		return x.Role
+	}
+	return Token_ROLE_UNSPECIFIED
+}
+
+func (x *ListAccountsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAccountsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListAccountsRequest) GetUnusedFor() *durationpb.Duration {
+	if x != nil {
+		return x.UnusedFor
+	}
+	return nil
+}
+
+type ListAccountsResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Accounts []*Account             `protobuf:"bytes,1,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAccountsResponse) Reset() {
+	*x = ListAccountsResponse{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAccountsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAccountsResponse) ProtoMessage() {}
+
+func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
+func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListAccountsResponse) GetAccounts() []*Account {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+func (x *ListAccountsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type DisableAccountRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Tenant string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// For the record; at most 256 bytes.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableAccountRequest) Reset() {
+	*x = DisableAccountRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableAccountRequest) ProtoMessage() {}
+
+func (x *DisableAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableAccountRequest.ProtoReflect.Descriptor instead.
+func (*DisableAccountRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DisableAccountRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DisableAccountRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *DisableAccountRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type EnableAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnableAccountRequest) Reset() {
+	*x = EnableAccountRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableAccountRequest) ProtoMessage() {}
+
+func (x *EnableAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableAccountRequest.ProtoReflect.Descriptor instead.
+func (*EnableAccountRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EnableAccountRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EnableAccountRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *EnableAccountRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type GetCallerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCallerRequest) Reset() {
+	*x = GetCallerRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCallerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCallerRequest) ProtoMessage() {}
+
+func (x *GetCallerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCallerRequest.ProtoReflect.Descriptor instead.
+func (*GetCallerRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{7}
+}
+
+// A caller as the server sees it.
+type Caller struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Account     string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Tenant      string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Role        Token_Role             `protobuf:"varint,3,opt,name=role,proto3,enum=sealpost.v1.Token_Role" json:"role,omitempty"`
+	Scopes      []string               `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Environment Account_Environment    `protobuf:"varint,5,opt,name=environment,proto3,enum=sealpost.v1.Account_Environment" json:"environment,omitempty"`
+	// A Token.Kind, or CERTIFICATE.
+	CredentialKind     string `protobuf:"bytes,6,opt,name=credential_kind,json=credentialKind,proto3" json:"credential_kind,omitempty"`
+	CredentialId       string `protobuf:"bytes,7,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	CertificateSubject string `protobuf:"bytes,8,opt,name=certificate_subject,json=certificateSubject,proto3" json:"certificate_subject,omitempty"`
+	// SHA-256, in hex, of the client certificate that was shown.
+	CertificateSha256 string                 `protobuf:"bytes,9,opt,name=certificate_sha256,json=certificateSha256,proto3" json:"certificate_sha256,omitempty"`
+	Address           string                 `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`
+	ExpireTime        *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// The accounts whose hands this credential went through: none of them is a second pair of eyes to it.
+	Hands         []string `protobuf:"bytes,12,rep,name=hands,proto3" json:"hands,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Caller) Reset() {
+	*x = Caller{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Caller) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Caller) ProtoMessage() {}
+
+func (x *Caller) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Caller.ProtoReflect.Descriptor instead.
+func (*Caller) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Caller) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Caller) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Caller) GetRole() Token_Role {
+	if x != nil {
+		return x.Role
+	}
+	return Token_ROLE_UNSPECIFIED
+}
+
+func (x *Caller) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *Caller) GetEnvironment() Account_Environment {
+	if x != nil {
+		return x.Environment
+	}
+	return Account_ENVIRONMENT_UNSPECIFIED
+}
+
+func (x *Caller) GetCredentialKind() string {
+	if x != nil {
+		return x.CredentialKind
+	}
+	return ""
+}
+
+func (x *Caller) GetCredentialId() string {
+	if x != nil {
+		return x.CredentialId
+	}
+	return ""
+}
+
+func (x *Caller) GetCertificateSubject() string {
+	if x != nil {
+		return x.CertificateSubject
+	}
+	return ""
+}
+
+func (x *Caller) GetCertificateSha256() string {
+	if x != nil {
+		return x.CertificateSha256
+	}
+	return ""
+}
+
+func (x *Caller) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Caller) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *Caller) GetHands() []string {
+	if x != nil {
+		return x.Hands
+	}
+	return nil
+}
+
+// A client certificate as a caller's identity.
+type Certificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Its SHA-256 in hex, or "spiffe-" and a digest of the SPIFFE ID.
+	Id      string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Tenant  string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// SHA-256 of the DER, in lower-case hex. One of it and spiffe_id is given.
+	Sha256 string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// The only URI name of the certificate, which one of the CAs of access.certificates.roots issued.
+	SpiffeId string `protobuf:"bytes,5,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	// Only from these addresses; from any where it is empty. At most 32.
+	Cidrs []string `protobuf:"bytes,6,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
+	// Output only. The account that issued or mapped it.
+	Creator string `protobuf:"bytes,7,opt,name=creator,proto3" json:"creator,omitempty"`
+	// Output only.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Output only. Absent where the certificate itself says when.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Output only.
+	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	// Output only.
+	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// Output only.
+	LastUseAddress string `protobuf:"bytes,12,opt,name=last_use_address,json=lastUseAddress,proto3" json:"last_use_address,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Certificate) Reset() {
+	*x = Certificate{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Certificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Certificate) ProtoMessage() {}
+
+func (x *Certificate) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
+func (*Certificate) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Certificate) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Certificate) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Certificate) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Certificate) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Certificate) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *Certificate) GetCidrs() []string {
+	if x != nil {
+		return x.Cidrs
+	}
+	return nil
+}
+
+func (x *Certificate) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *Certificate) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Certificate) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *Certificate) GetRevokeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokeTime
+	}
+	return nil
+}
+
+func (x *Certificate) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
+	}
+	return nil
+}
+
+func (x *Certificate) GetLastUseAddress() string {
+	if x != nil {
+		return x.LastUseAddress
+	}
+	return ""
+}
+
+type IssueCertificateRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Account string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Tenant  string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// A PKCS #10 certificate signing request in PEM. Nothing of it but the key is used.
+	RequestPem string `protobuf:"bytes,3,opt,name=request_pem,json=requestPem,proto3" json:"request_pem,omitempty"`
+	// How long it lives: 24 h where it is absent, 5 min to 14 days.
+	Ttl           *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Cidrs         []string             `protobuf:"bytes,5,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificateRequest) Reset() {
+	*x = IssueCertificateRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificateRequest) ProtoMessage() {}
+
+func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
+func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *IssueCertificateRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *IssueCertificateRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *IssueCertificateRequest) GetRequestPem() string {
+	if x != nil {
+		return x.RequestPem
+	}
+	return ""
+}
+
+func (x *IssueCertificateRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *IssueCertificateRequest) GetCidrs() []string {
+	if x != nil {
+		return x.Cidrs
+	}
+	return nil
+}
+
+type IssueCertificateResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Certificate *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The certificate, and then the intermediate, in PEM.
+	ChainPem      string `protobuf:"bytes,2,opt,name=chain_pem,json=chainPem,proto3" json:"chain_pem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificateResponse) Reset() {
+	*x = IssueCertificateResponse{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificateResponse) ProtoMessage() {}
+
+func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
+func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *IssueCertificateResponse) GetCertificate() *Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *IssueCertificateResponse) GetChainPem() string {
+	if x != nil {
+		return x.ChainPem
+	}
+	return ""
+}
+
+type RenewCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestPem    string                 `protobuf:"bytes,1,opt,name=request_pem,json=requestPem,proto3" json:"request_pem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateRequest) Reset() {
+	*x = RenewCertificateRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateRequest) ProtoMessage() {}
+
+func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RenewCertificateRequest) GetRequestPem() string {
+	if x != nil {
+		return x.RequestPem
+	}
+	return ""
+}
+
+type MapCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapCertificateRequest) Reset() {
+	*x = MapCertificateRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapCertificateRequest) ProtoMessage() {}
+
+func (x *MapCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapCertificateRequest.ProtoReflect.Descriptor instead.
+func (*MapCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MapCertificateRequest) GetCertificate() *Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+type ListCertificatesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Account       string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	PageSize      int32                  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	UnusedFor     *durationpb.Duration   `protobuf:"bytes,5,opt,name=unused_for,json=unusedFor,proto3" json:"unused_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificatesRequest) Reset() {
+	*x = ListCertificatesRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificatesRequest) ProtoMessage() {}
+
+func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*ListCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListCertificatesRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ListCertificatesRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ListCertificatesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListCertificatesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListCertificatesRequest) GetUnusedFor() *durationpb.Duration {
+	if x != nil {
+		return x.UnusedFor
+	}
+	return nil
+}
+
+type ListCertificatesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificates  []*Certificate         `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCertificatesResponse) Reset() {
+	*x = ListCertificatesResponse{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCertificatesResponse) ProtoMessage() {}
+
+func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*ListCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListCertificatesResponse) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *ListCertificatesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type RevokeCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCertificateRequest) Reset() {
+	*x = RevokeCertificateRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCertificateRequest) ProtoMessage() {}
+
+func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RevokeCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RevokeCertificateRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RevokeCertificateRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+type BeginSignInRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// http://127.0.0.1:PORT/callback or http://[::1]:PORT/callback (RFC 8252, section 7.3).
+	RedirectUri string `protobuf:"bytes,1,opt,name=redirect_uri,json=redirectUri,proto3" json:"redirect_uri,omitempty"`
+	// Chosen by the client, at least 128 bits: comes back with the person.
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Chosen by the client, at least 128 bits: comes back in the ID token.
+	Nonce string `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The S256 code challenge of RFC 7636.
+	CodeChallenge string `protobuf:"bytes,4,opt,name=code_challenge,json=codeChallenge,proto3" json:"code_challenge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginSignInRequest) Reset() {
+	*x = BeginSignInRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginSignInRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginSignInRequest) ProtoMessage() {}
+
+func (x *BeginSignInRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginSignInRequest.ProtoReflect.Descriptor instead.
+func (*BeginSignInRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *BeginSignInRequest) GetRedirectUri() string {
+	if x != nil {
+		return x.RedirectUri
+	}
+	return ""
+}
+
+func (x *BeginSignInRequest) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *BeginSignInRequest) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+func (x *BeginSignInRequest) GetCodeChallenge() string {
+	if x != nil {
+		return x.CodeChallenge
+	}
+	return ""
+}
+
+type BeginSignInResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to open in the person's browser.
+	AuthorizationUrl string `protobuf:"bytes,1,opt,name=authorization_url,json=authorizationUrl,proto3" json:"authorization_url,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *BeginSignInResponse) Reset() {
+	*x = BeginSignInResponse{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginSignInResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginSignInResponse) ProtoMessage() {}
+
+func (x *BeginSignInResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginSignInResponse.ProtoReflect.Descriptor instead.
+func (*BeginSignInResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *BeginSignInResponse) GetAuthorizationUrl() string {
+	if x != nil {
+		return x.AuthorizationUrl
+	}
+	return ""
+}
+
+type CompleteSignInRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	RedirectUri string                 `protobuf:"bytes,1,opt,name=redirect_uri,json=redirectUri,proto3" json:"redirect_uri,omitempty"`
+	Code        string                 `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	// The code verifier of RFC 7636.
+	CodeVerifier  string `protobuf:"bytes,3,opt,name=code_verifier,json=codeVerifier,proto3" json:"code_verifier,omitempty"`
+	Nonce         string `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompleteSignInRequest) Reset() {
+	*x = CompleteSignInRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompleteSignInRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompleteSignInRequest) ProtoMessage() {}
+
+func (x *CompleteSignInRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompleteSignInRequest.ProtoReflect.Descriptor instead.
+func (*CompleteSignInRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CompleteSignInRequest) GetRedirectUri() string {
+	if x != nil {
+		return x.RedirectUri
+	}
+	return ""
+}
+
+func (x *CompleteSignInRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *CompleteSignInRequest) GetCodeVerifier() string {
+	if x != nil {
+		return x.CodeVerifier
+	}
+	return ""
+}
+
+func (x *CompleteSignInRequest) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
 }
 
 // What a caller may do, as whom, and until when.
@@ -84,9 +1652,10 @@ type Token struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. Not secret.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The account that acts with it.
-	Account string     `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
-	Role    Token_Role `protobuf:"varint,3,opt,name=role,proto3,enum=sealpost.v1.Token_Role" json:"role,omitempty"`
+	// The account that acts with it. It is made with the first token where there is none, if a role is given.
+	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	// The account's; it may be left out where there is one.
+	Role Token_Role `protobuf:"varint,3,opt,name=role,proto3,enum=sealpost.v1.Token_Role" json:"role,omitempty"`
 	// The one tenant that it is for; empty only for operators of all.
 	Tenant string `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Input only: how long it lives; 24 h where it is absent, at most 90 days.
@@ -100,14 +1669,28 @@ type Token struct {
 	// Output only. The account that made it.
 	Creator string `protobuf:"bytes,9,opt,name=creator,proto3" json:"creator,omitempty"`
 	// What it may do, such as events.publish: all that the role may where it is empty, and never more.
-	Scopes        []string `protobuf:"bytes,10,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Scopes []string `protobuf:"bytes,10,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Only from these addresses; from any where it is empty. At most 32.
+	Cidrs []string `protobuf:"bytes,11,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
+	// Calls a second, in each process, with a second's worth saved up; no bound where it is 0.
+	RateLimit float64 `protobuf:"fixed64,12,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
+	// Output only.
+	Kind Token_Kind `protobuf:"varint,13,opt,name=kind,proto3,enum=sealpost.v1.Token_Kind" json:"kind,omitempty"`
+	// SHA-256 in hex of the client certificate without which it is refused (RFC 8705); empty: none is needed.
+	CertificateSha256 string `protobuf:"bytes,14,opt,name=certificate_sha256,json=certificateSha256,proto3" json:"certificate_sha256,omitempty"`
+	// Output only. When it was last used, to half a minute; absent where it never was.
+	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// Output only.
+	LastUseAddress string `protobuf:"bytes,16,opt,name=last_use_address,json=lastUseAddress,proto3" json:"last_use_address,omitempty"`
+	// Output only. The token that this one took over from.
+	RotatedFrom   string `protobuf:"bytes,17,opt,name=rotated_from,json=rotatedFrom,proto3" json:"rotated_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sealpost_v1_access_proto_msgTypes[0]
+	mi := &file_sealpost_v1_access_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -119,7 +1702,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_access_proto_msgTypes[0]
+	mi := &file_sealpost_v1_access_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -132,7 +1715,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{0}
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Token) GetId() string {
@@ -205,6 +1788,179 @@ func (x *Token) GetScopes() []string {
 	return nil
 }
 
+func (x *Token) GetCidrs() []string {
+	if x != nil {
+		return x.Cidrs
+	}
+	return nil
+}
+
+func (x *Token) GetRateLimit() float64 {
+	if x != nil {
+		return x.RateLimit
+	}
+	return 0
+}
+
+func (x *Token) GetKind() Token_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Token_KIND_UNSPECIFIED
+}
+
+func (x *Token) GetCertificateSha256() string {
+	if x != nil {
+		return x.CertificateSha256
+	}
+	return ""
+}
+
+func (x *Token) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
+	}
+	return nil
+}
+
+func (x *Token) GetLastUseAddress() string {
+	if x != nil {
+		return x.LastUseAddress
+	}
+	return ""
+}
+
+func (x *Token) GetRotatedFrom() string {
+	if x != nil {
+		return x.RotatedFrom
+	}
+	return ""
+}
+
+type RotateTokenRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// How long the old one is still good: 1 h where it is absent, 0 to 7 days, and never beyond its own end.
+	Overlap       *durationpb.Duration `protobuf:"bytes,3,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateTokenRequest) Reset() {
+	*x = RotateTokenRequest{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateTokenRequest) ProtoMessage() {}
+
+func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateTokenRequest.ProtoReflect.Descriptor instead.
+func (*RotateTokenRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RotateTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateTokenRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RotateTokenRequest) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+type RotateTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new one.
+	Token *Token `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// What to send as Authorization: Bearer. Shown this once.
+	Secret string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// The old one, with the time when it ends.
+	Previous      *Token `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateTokenResponse) Reset() {
+	*x = RotateTokenResponse{}
+	mi := &file_sealpost_v1_access_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateTokenResponse) ProtoMessage() {}
+
+func (x *RotateTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_access_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateTokenResponse.ProtoReflect.Descriptor instead.
+func (*RotateTokenResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RotateTokenResponse) GetToken() *Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *RotateTokenResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *RotateTokenResponse) GetPrevious() *Token {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
 type CreateTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         *Token                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -214,7 +1970,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_sealpost_v1_access_proto_msgTypes[1]
+	mi := &file_sealpost_v1_access_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -226,7 +1982,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_access_proto_msgTypes[1]
+	mi := &file_sealpost_v1_access_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -239,7 +1995,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{1}
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateTokenRequest) GetToken() *Token {
@@ -260,7 +2016,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_sealpost_v1_access_proto_msgTypes[2]
+	mi := &file_sealpost_v1_access_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +2028,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_access_proto_msgTypes[2]
+	mi := &file_sealpost_v1_access_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +2041,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{2}
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -308,15 +2064,17 @@ type ListTokensRequest struct {
 	Tenant  string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
 	// At most 1,000; 50 where it is 0.
-	PageSize      int32  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageSize  int32  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those that are good and were not used for so long, or never.
+	UnusedFor     *durationpb.Duration `protobuf:"bytes,5,opt,name=unused_for,json=unusedFor,proto3" json:"unused_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_sealpost_v1_access_proto_msgTypes[3]
+	mi := &file_sealpost_v1_access_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -328,7 +2086,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_access_proto_msgTypes[3]
+	mi := &file_sealpost_v1_access_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,7 +2099,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{3}
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListTokensRequest) GetTenant() string {
@@ -372,6 +2130,13 @@ func (x *ListTokensRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListTokensRequest) GetUnusedFor() *durationpb.Duration {
+	if x != nil {
+		return x.UnusedFor
+	}
+	return nil
+}
+
 type ListTokensResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Tokens []*Token               `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
@@ -383,7 +2148,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_sealpost_v1_access_proto_msgTypes[4]
+	mi := &file_sealpost_v1_access_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +2160,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_access_proto_msgTypes[4]
+	mi := &file_sealpost_v1_access_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +2173,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{4}
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -435,7 +2200,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_sealpost_v1_access_proto_msgTypes[5]
+	mi := &file_sealpost_v1_access_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +2212,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_access_proto_msgTypes[5]
+	mi := &file_sealpost_v1_access_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +2225,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{5}
+	return file_sealpost_v1_access_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -481,7 +2246,130 @@ var File_sealpost_v1_access_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x18sealpost/v1/access.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x03\n" +
+	"\x18sealpost/v1/access.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x05\n" +
+	"\aAccount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12+\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.sealpost.v1.Token.RoleR\x04role\x12\x16\n" +
+	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x12B\n" +
+	"\venvironment\x18\x05 \x01(\x0e2 .sealpost.v1.Account.EnvironmentR\venvironment\x12 \n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription\x12-\n" +
+	"\x04kind\x18\a \x01(\x0e2\x19.sealpost.v1.Account.KindR\x04kind\x12\x18\n" +
+	"\acreator\x18\b \x01(\tR\acreator\x12;\n" +
+	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12=\n" +
+	"\fdisable_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\vdisableTime\x12>\n" +
+	"\rlast_use_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12)\n" +
+	"\x10credential_count\x18\f \x01(\x05R\x0fcredentialCount\"G\n" +
+	"\vEnvironment\x12\x1b\n" +
+	"\x17ENVIRONMENT_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSANDBOX\x10\x01\x12\x0e\n" +
+	"\n" +
+	"PRODUCTION\x10\x02\"5\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSERVICE\x10\x01\x12\n" +
+	"\n" +
+	"\x06PERSON\x10\x02\"F\n" +
+	"\x14CreateAccountRequest\x12.\n" +
+	"\aaccount\x18\x01 \x01(\v2\x14.sealpost.v1.AccountR\aaccount\"?\n" +
+	"\x11GetAccountRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\xd0\x01\n" +
+	"\x13ListAccountsRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12+\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x17.sealpost.v1.Token.RoleR\x04role\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x128\n" +
+	"\n" +
+	"unused_for\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tunusedFor\"p\n" +
+	"\x14ListAccountsResponse\x120\n" +
+	"\baccounts\x18\x01 \x03(\v2\x14.sealpost.v1.AccountR\baccounts\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"[\n" +
+	"\x15DisableAccountRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"Z\n" +
+	"\x14EnableAccountRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x12\n" +
+	"\x10GetCallerRequest\"\xde\x03\n" +
+	"\x06Caller\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12+\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.sealpost.v1.Token.RoleR\x04role\x12\x16\n" +
+	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x12B\n" +
+	"\venvironment\x18\x05 \x01(\x0e2 .sealpost.v1.Account.EnvironmentR\venvironment\x12'\n" +
+	"\x0fcredential_kind\x18\x06 \x01(\tR\x0ecredentialKind\x12#\n" +
+	"\rcredential_id\x18\a \x01(\tR\fcredentialId\x12/\n" +
+	"\x13certificate_subject\x18\b \x01(\tR\x12certificateSubject\x12-\n" +
+	"\x12certificate_sha256\x18\t \x01(\tR\x11certificateSha256\x12\x18\n" +
+	"\aaddress\x18\n" +
+	" \x01(\tR\aaddress\x12;\n" +
+	"\vexpire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x14\n" +
+	"\x05hands\x18\f \x03(\tR\x05hands\"\xd5\x03\n" +
+	"\vCertificate\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x1b\n" +
+	"\tspiffe_id\x18\x05 \x01(\tR\bspiffeId\x12\x14\n" +
+	"\x05cidrs\x18\x06 \x03(\tR\x05cidrs\x12\x18\n" +
+	"\acreator\x18\a \x01(\tR\acreator\x12;\n" +
+	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vexpire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12;\n" +
+	"\vrevoke_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"revokeTime\x12>\n" +
+	"\rlast_use_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12(\n" +
+	"\x10last_use_address\x18\f \x01(\tR\x0elastUseAddress\"\xaf\x01\n" +
+	"\x17IssueCertificateRequest\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x1f\n" +
+	"\vrequest_pem\x18\x03 \x01(\tR\n" +
+	"requestPem\x12+\n" +
+	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x14\n" +
+	"\x05cidrs\x18\x05 \x03(\tR\x05cidrs\"s\n" +
+	"\x18IssueCertificateResponse\x12:\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x18.sealpost.v1.CertificateR\vcertificate\x12\x1b\n" +
+	"\tchain_pem\x18\x02 \x01(\tR\bchainPem\":\n" +
+	"\x17RenewCertificateRequest\x12\x1f\n" +
+	"\vrequest_pem\x18\x01 \x01(\tR\n" +
+	"requestPem\"S\n" +
+	"\x15MapCertificateRequest\x12:\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x18.sealpost.v1.CertificateR\vcertificate\"\xc1\x01\n" +
+	"\x17ListCertificatesRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x128\n" +
+	"\n" +
+	"unused_for\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tunusedFor\"\x80\x01\n" +
+	"\x18ListCertificatesResponse\x12<\n" +
+	"\fcertificates\x18\x01 \x03(\v2\x18.sealpost.v1.CertificateR\fcertificates\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"B\n" +
+	"\x18RevokeCertificateRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x8a\x01\n" +
+	"\x12BeginSignInRequest\x12!\n" +
+	"\fredirect_uri\x18\x01 \x01(\tR\vredirectUri\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\tR\x05nonce\x12%\n" +
+	"\x0ecode_challenge\x18\x04 \x01(\tR\rcodeChallenge\"B\n" +
+	"\x13BeginSignInResponse\x12+\n" +
+	"\x11authorization_url\x18\x01 \x01(\tR\x10authorizationUrl\"\x89\x01\n" +
+	"\x15CompleteSignInRequest\x12!\n" +
+	"\fredirect_uri\x18\x01 \x01(\tR\vredirectUri\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12#\n" +
+	"\rcode_verifier\x18\x03 \x01(\tR\fcodeVerifier\x12\x14\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xf2\x06\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12+\n" +
@@ -496,34 +2384,77 @@ const file_sealpost_v1_access_proto_rawDesc = "" +
 	"revokeTime\x12\x18\n" +
 	"\acreator\x18\t \x01(\tR\acreator\x12\x16\n" +
 	"\x06scopes\x18\n" +
-	" \x03(\tR\x06scopes\"F\n" +
+	" \x03(\tR\x06scopes\x12\x14\n" +
+	"\x05cidrs\x18\v \x03(\tR\x05cidrs\x12\x1d\n" +
+	"\n" +
+	"rate_limit\x18\f \x01(\x01R\trateLimit\x12+\n" +
+	"\x04kind\x18\r \x01(\x0e2\x17.sealpost.v1.Token.KindR\x04kind\x12-\n" +
+	"\x12certificate_sha256\x18\x0e \x01(\tR\x11certificateSha256\x12>\n" +
+	"\rlast_use_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12(\n" +
+	"\x10last_use_address\x18\x10 \x01(\tR\x0elastUseAddress\x12!\n" +
+	"\frotated_from\x18\x11 \x01(\tR\vrotatedFrom\"a\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tPUBLISHER\x10\x01\x12\v\n" +
 	"\aPARTNER\x10\x02\x12\f\n" +
-	"\bOPERATOR\x10\x03\">\n" +
+	"\bOPERATOR\x10\x03\x12\f\n" +
+	"\bSECURITY\x10\x04\x12\v\n" +
+	"\aAUDITOR\x10\x05\"c\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05TOKEN\x10\x01\x12\x10\n" +
+	"\fACCESS_TOKEN\x10\x02\x12\v\n" +
+	"\aSESSION\x10\x03\x12\r\n" +
+	"\tBOOTSTRAP\x10\x04\x12\f\n" +
+	"\bRECOVERY\x10\x05\"q\n" +
+	"\x12RotateTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x123\n" +
+	"\aoverlap\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\aoverlap\"\x87\x01\n" +
+	"\x13RotateTokenResponse\x12(\n" +
+	"\x05token\x18\x01 \x01(\v2\x12.sealpost.v1.TokenR\x05token\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\x12.\n" +
+	"\bprevious\x18\x03 \x01(\v2\x12.sealpost.v1.TokenR\bprevious\">\n" +
 	"\x12CreateTokenRequest\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.sealpost.v1.TokenR\x05token\"W\n" +
 	"\x13CreateTokenResponse\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.sealpost.v1.TokenR\x05token\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"\x81\x01\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"\xbb\x01\n" +
 	"\x11ListTokensRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"h\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x128\n" +
+	"\n" +
+	"unused_for\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tunusedFor\"h\n" +
 	"\x12ListTokensResponse\x12*\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x12.sealpost.v1.TokenR\x06tokens\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n" +
 	"\x12RevokeTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06tenant\x18\x02 \x01(\tR\x06tenant2\xf4\x01\n" +
-	"\rAccessService\x12P\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant2\xf3\n" +
+	"\n" +
+	"\rAccessService\x12H\n" +
+	"\rCreateAccount\x12!.sealpost.v1.CreateAccountRequest\x1a\x14.sealpost.v1.Account\x12B\n" +
+	"\n" +
+	"GetAccount\x12\x1e.sealpost.v1.GetAccountRequest\x1a\x14.sealpost.v1.Account\x12S\n" +
+	"\fListAccounts\x12 .sealpost.v1.ListAccountsRequest\x1a!.sealpost.v1.ListAccountsResponse\x12J\n" +
+	"\x0eDisableAccount\x12\".sealpost.v1.DisableAccountRequest\x1a\x14.sealpost.v1.Account\x12H\n" +
+	"\rEnableAccount\x12!.sealpost.v1.EnableAccountRequest\x1a\x14.sealpost.v1.Account\x12?\n" +
+	"\tGetCaller\x12\x1d.sealpost.v1.GetCallerRequest\x1a\x13.sealpost.v1.Caller\x12P\n" +
 	"\vCreateToken\x12\x1f.sealpost.v1.CreateTokenRequest\x1a .sealpost.v1.CreateTokenResponse\x12M\n" +
 	"\n" +
-	"ListTokens\x12\x1e.sealpost.v1.ListTokensRequest\x1a\x1f.sealpost.v1.ListTokensResponse\x12B\n" +
-	"\vRevokeToken\x12\x1f.sealpost.v1.RevokeTokenRequest\x1a\x12.sealpost.v1.TokenB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"ListTokens\x12\x1e.sealpost.v1.ListTokensRequest\x1a\x1f.sealpost.v1.ListTokensResponse\x12P\n" +
+	"\vRotateToken\x12\x1f.sealpost.v1.RotateTokenRequest\x1a .sealpost.v1.RotateTokenResponse\x12B\n" +
+	"\vRevokeToken\x12\x1f.sealpost.v1.RevokeTokenRequest\x1a\x12.sealpost.v1.Token\x12_\n" +
+	"\x10IssueCertificate\x12$.sealpost.v1.IssueCertificateRequest\x1a%.sealpost.v1.IssueCertificateResponse\x12_\n" +
+	"\x10RenewCertificate\x12$.sealpost.v1.RenewCertificateRequest\x1a%.sealpost.v1.IssueCertificateResponse\x12N\n" +
+	"\x0eMapCertificate\x12\".sealpost.v1.MapCertificateRequest\x1a\x18.sealpost.v1.Certificate\x12_\n" +
+	"\x10ListCertificates\x12$.sealpost.v1.ListCertificatesRequest\x1a%.sealpost.v1.ListCertificatesResponse\x12T\n" +
+	"\x11RevokeCertificate\x12%.sealpost.v1.RevokeCertificateRequest\x1a\x18.sealpost.v1.Certificate\x12P\n" +
+	"\vBeginSignIn\x12\x1f.sealpost.v1.BeginSignInRequest\x1a .sealpost.v1.BeginSignInResponse\x12V\n" +
+	"\x0eCompleteSignIn\x12\".sealpost.v1.CompleteSignInRequest\x1a .sealpost.v1.CreateTokenResponseB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_access_proto_rawDescOnce sync.Once
@@ -537,39 +2468,120 @@ func file_sealpost_v1_access_proto_rawDescGZIP() []byte {
 	return file_sealpost_v1_access_proto_rawDescData
 }
 
-var file_sealpost_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sealpost_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_sealpost_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_sealpost_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sealpost_v1_access_proto_goTypes = []any{
-	(Token_Role)(0),               // 0: sealpost.v1.Token.Role
-	(*Token)(nil),                 // 1: sealpost.v1.Token
-	(*CreateTokenRequest)(nil),    // 2: sealpost.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),   // 3: sealpost.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),     // 4: sealpost.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),    // 5: sealpost.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),    // 6: sealpost.v1.RevokeTokenRequest
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(Account_Environment)(0),         // 0: sealpost.v1.Account.Environment
+	(Account_Kind)(0),                // 1: sealpost.v1.Account.Kind
+	(Token_Role)(0),                  // 2: sealpost.v1.Token.Role
+	(Token_Kind)(0),                  // 3: sealpost.v1.Token.Kind
+	(*Account)(nil),                  // 4: sealpost.v1.Account
+	(*CreateAccountRequest)(nil),     // 5: sealpost.v1.CreateAccountRequest
+	(*GetAccountRequest)(nil),        // 6: sealpost.v1.GetAccountRequest
+	(*ListAccountsRequest)(nil),      // 7: sealpost.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),     // 8: sealpost.v1.ListAccountsResponse
+	(*DisableAccountRequest)(nil),    // 9: sealpost.v1.DisableAccountRequest
+	(*EnableAccountRequest)(nil),     // 10: sealpost.v1.EnableAccountRequest
+	(*GetCallerRequest)(nil),         // 11: sealpost.v1.GetCallerRequest
+	(*Caller)(nil),                   // 12: sealpost.v1.Caller
+	(*Certificate)(nil),              // 13: sealpost.v1.Certificate
+	(*IssueCertificateRequest)(nil),  // 14: sealpost.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil), // 15: sealpost.v1.IssueCertificateResponse
+	(*RenewCertificateRequest)(nil),  // 16: sealpost.v1.RenewCertificateRequest
+	(*MapCertificateRequest)(nil),    // 17: sealpost.v1.MapCertificateRequest
+	(*ListCertificatesRequest)(nil),  // 18: sealpost.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil), // 19: sealpost.v1.ListCertificatesResponse
+	(*RevokeCertificateRequest)(nil), // 20: sealpost.v1.RevokeCertificateRequest
+	(*BeginSignInRequest)(nil),       // 21: sealpost.v1.BeginSignInRequest
+	(*BeginSignInResponse)(nil),      // 22: sealpost.v1.BeginSignInResponse
+	(*CompleteSignInRequest)(nil),    // 23: sealpost.v1.CompleteSignInRequest
+	(*Token)(nil),                    // 24: sealpost.v1.Token
+	(*RotateTokenRequest)(nil),       // 25: sealpost.v1.RotateTokenRequest
+	(*RotateTokenResponse)(nil),      // 26: sealpost.v1.RotateTokenResponse
+	(*CreateTokenRequest)(nil),       // 27: sealpost.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 28: sealpost.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),        // 29: sealpost.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),       // 30: sealpost.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),       // 31: sealpost.v1.RevokeTokenRequest
+	(*timestamppb.Timestamp)(nil),    // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
 }
 var file_sealpost_v1_access_proto_depIdxs = []int32{
-	0,  // 0: sealpost.v1.Token.role:type_name -> sealpost.v1.Token.Role
-	7,  // 1: sealpost.v1.Token.ttl:type_name -> google.protobuf.Duration
-	8,  // 2: sealpost.v1.Token.create_time:type_name -> google.protobuf.Timestamp
-	8,  // 3: sealpost.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 4: sealpost.v1.Token.revoke_time:type_name -> google.protobuf.Timestamp
-	1,  // 5: sealpost.v1.CreateTokenRequest.token:type_name -> sealpost.v1.Token
-	1,  // 6: sealpost.v1.CreateTokenResponse.token:type_name -> sealpost.v1.Token
-	1,  // 7: sealpost.v1.ListTokensResponse.tokens:type_name -> sealpost.v1.Token
-	2,  // 8: sealpost.v1.AccessService.CreateToken:input_type -> sealpost.v1.CreateTokenRequest
-	4,  // 9: sealpost.v1.AccessService.ListTokens:input_type -> sealpost.v1.ListTokensRequest
-	6,  // 10: sealpost.v1.AccessService.RevokeToken:input_type -> sealpost.v1.RevokeTokenRequest
-	3,  // 11: sealpost.v1.AccessService.CreateToken:output_type -> sealpost.v1.CreateTokenResponse
-	5,  // 12: sealpost.v1.AccessService.ListTokens:output_type -> sealpost.v1.ListTokensResponse
-	1,  // 13: sealpost.v1.AccessService.RevokeToken:output_type -> sealpost.v1.Token
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	2,  // 0: sealpost.v1.Account.role:type_name -> sealpost.v1.Token.Role
+	0,  // 1: sealpost.v1.Account.environment:type_name -> sealpost.v1.Account.Environment
+	1,  // 2: sealpost.v1.Account.kind:type_name -> sealpost.v1.Account.Kind
+	32, // 3: sealpost.v1.Account.create_time:type_name -> google.protobuf.Timestamp
+	32, // 4: sealpost.v1.Account.disable_time:type_name -> google.protobuf.Timestamp
+	32, // 5: sealpost.v1.Account.last_use_time:type_name -> google.protobuf.Timestamp
+	4,  // 6: sealpost.v1.CreateAccountRequest.account:type_name -> sealpost.v1.Account
+	2,  // 7: sealpost.v1.ListAccountsRequest.role:type_name -> sealpost.v1.Token.Role
+	33, // 8: sealpost.v1.ListAccountsRequest.unused_for:type_name -> google.protobuf.Duration
+	4,  // 9: sealpost.v1.ListAccountsResponse.accounts:type_name -> sealpost.v1.Account
+	2,  // 10: sealpost.v1.Caller.role:type_name -> sealpost.v1.Token.Role
+	0,  // 11: sealpost.v1.Caller.environment:type_name -> sealpost.v1.Account.Environment
+	32, // 12: sealpost.v1.Caller.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 13: sealpost.v1.Certificate.create_time:type_name -> google.protobuf.Timestamp
+	32, // 14: sealpost.v1.Certificate.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 15: sealpost.v1.Certificate.revoke_time:type_name -> google.protobuf.Timestamp
+	32, // 16: sealpost.v1.Certificate.last_use_time:type_name -> google.protobuf.Timestamp
+	33, // 17: sealpost.v1.IssueCertificateRequest.ttl:type_name -> google.protobuf.Duration
+	13, // 18: sealpost.v1.IssueCertificateResponse.certificate:type_name -> sealpost.v1.Certificate
+	13, // 19: sealpost.v1.MapCertificateRequest.certificate:type_name -> sealpost.v1.Certificate
+	33, // 20: sealpost.v1.ListCertificatesRequest.unused_for:type_name -> google.protobuf.Duration
+	13, // 21: sealpost.v1.ListCertificatesResponse.certificates:type_name -> sealpost.v1.Certificate
+	2,  // 22: sealpost.v1.Token.role:type_name -> sealpost.v1.Token.Role
+	33, // 23: sealpost.v1.Token.ttl:type_name -> google.protobuf.Duration
+	32, // 24: sealpost.v1.Token.create_time:type_name -> google.protobuf.Timestamp
+	32, // 25: sealpost.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 26: sealpost.v1.Token.revoke_time:type_name -> google.protobuf.Timestamp
+	3,  // 27: sealpost.v1.Token.kind:type_name -> sealpost.v1.Token.Kind
+	32, // 28: sealpost.v1.Token.last_use_time:type_name -> google.protobuf.Timestamp
+	33, // 29: sealpost.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	24, // 30: sealpost.v1.RotateTokenResponse.token:type_name -> sealpost.v1.Token
+	24, // 31: sealpost.v1.RotateTokenResponse.previous:type_name -> sealpost.v1.Token
+	24, // 32: sealpost.v1.CreateTokenRequest.token:type_name -> sealpost.v1.Token
+	24, // 33: sealpost.v1.CreateTokenResponse.token:type_name -> sealpost.v1.Token
+	33, // 34: sealpost.v1.ListTokensRequest.unused_for:type_name -> google.protobuf.Duration
+	24, // 35: sealpost.v1.ListTokensResponse.tokens:type_name -> sealpost.v1.Token
+	5,  // 36: sealpost.v1.AccessService.CreateAccount:input_type -> sealpost.v1.CreateAccountRequest
+	6,  // 37: sealpost.v1.AccessService.GetAccount:input_type -> sealpost.v1.GetAccountRequest
+	7,  // 38: sealpost.v1.AccessService.ListAccounts:input_type -> sealpost.v1.ListAccountsRequest
+	9,  // 39: sealpost.v1.AccessService.DisableAccount:input_type -> sealpost.v1.DisableAccountRequest
+	10, // 40: sealpost.v1.AccessService.EnableAccount:input_type -> sealpost.v1.EnableAccountRequest
+	11, // 41: sealpost.v1.AccessService.GetCaller:input_type -> sealpost.v1.GetCallerRequest
+	27, // 42: sealpost.v1.AccessService.CreateToken:input_type -> sealpost.v1.CreateTokenRequest
+	29, // 43: sealpost.v1.AccessService.ListTokens:input_type -> sealpost.v1.ListTokensRequest
+	25, // 44: sealpost.v1.AccessService.RotateToken:input_type -> sealpost.v1.RotateTokenRequest
+	31, // 45: sealpost.v1.AccessService.RevokeToken:input_type -> sealpost.v1.RevokeTokenRequest
+	14, // 46: sealpost.v1.AccessService.IssueCertificate:input_type -> sealpost.v1.IssueCertificateRequest
+	16, // 47: sealpost.v1.AccessService.RenewCertificate:input_type -> sealpost.v1.RenewCertificateRequest
+	17, // 48: sealpost.v1.AccessService.MapCertificate:input_type -> sealpost.v1.MapCertificateRequest
+	18, // 49: sealpost.v1.AccessService.ListCertificates:input_type -> sealpost.v1.ListCertificatesRequest
+	20, // 50: sealpost.v1.AccessService.RevokeCertificate:input_type -> sealpost.v1.RevokeCertificateRequest
+	21, // 51: sealpost.v1.AccessService.BeginSignIn:input_type -> sealpost.v1.BeginSignInRequest
+	23, // 52: sealpost.v1.AccessService.CompleteSignIn:input_type -> sealpost.v1.CompleteSignInRequest
+	4,  // 53: sealpost.v1.AccessService.CreateAccount:output_type -> sealpost.v1.Account
+	4,  // 54: sealpost.v1.AccessService.GetAccount:output_type -> sealpost.v1.Account
+	8,  // 55: sealpost.v1.AccessService.ListAccounts:output_type -> sealpost.v1.ListAccountsResponse
+	4,  // 56: sealpost.v1.AccessService.DisableAccount:output_type -> sealpost.v1.Account
+	4,  // 57: sealpost.v1.AccessService.EnableAccount:output_type -> sealpost.v1.Account
+	12, // 58: sealpost.v1.AccessService.GetCaller:output_type -> sealpost.v1.Caller
+	28, // 59: sealpost.v1.AccessService.CreateToken:output_type -> sealpost.v1.CreateTokenResponse
+	30, // 60: sealpost.v1.AccessService.ListTokens:output_type -> sealpost.v1.ListTokensResponse
+	26, // 61: sealpost.v1.AccessService.RotateToken:output_type -> sealpost.v1.RotateTokenResponse
+	24, // 62: sealpost.v1.AccessService.RevokeToken:output_type -> sealpost.v1.Token
+	15, // 63: sealpost.v1.AccessService.IssueCertificate:output_type -> sealpost.v1.IssueCertificateResponse
+	15, // 64: sealpost.v1.AccessService.RenewCertificate:output_type -> sealpost.v1.IssueCertificateResponse
+	13, // 65: sealpost.v1.AccessService.MapCertificate:output_type -> sealpost.v1.Certificate
+	19, // 66: sealpost.v1.AccessService.ListCertificates:output_type -> sealpost.v1.ListCertificatesResponse
+	13, // 67: sealpost.v1.AccessService.RevokeCertificate:output_type -> sealpost.v1.Certificate
+	22, // 68: sealpost.v1.AccessService.BeginSignIn:output_type -> sealpost.v1.BeginSignInResponse
+	28, // 69: sealpost.v1.AccessService.CompleteSignIn:output_type -> sealpost.v1.CreateTokenResponse
+	53, // [53:70] is the sub-list for method output_type
+	36, // [36:53] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_access_proto_init() }
@@ -582,8 +2594,8 @@ func file_sealpost_v1_access_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_access_proto_rawDesc), len(file_sealpost_v1_access_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   6,
+			NumEnums:      4,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -75,7 +75,7 @@ func (x AuditRecord_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AuditRecord_Outcome.Descriptor instead.
 func (AuditRecord_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10, 0}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // A record of an EVENTS log.
@@ -727,10 +727,12 @@ type EndpointRecord struct {
 	State       string `protobuf:"bytes,33,opt,name=state,proto3" json:"state,omitempty"`
 	StateReason string `protobuf:"bytes,34,opt,name=state_reason,json=stateReason,proto3" json:"state_reason,omitempty"`
 	Registrant  string `protobuf:"bytes,35,opt,name=registrant,proto3" json:"registrant,omitempty"`
-	Approver    string `protobuf:"bytes,36,opt,name=approver,proto3" json:"approver,omitempty"`
-	CreateTime  int64  `protobuf:"varint,37,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime  int64  `protobuf:"varint,38,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	ApproveTime int64  `protobuf:"varint,39,opt,name=approve_time,json=approveTime,proto3" json:"approve_time,omitempty"`
+	// The accounts whose hands the credential went through that the registrant, or the author of what is proposed, called with.
+	Hands       []string `protobuf:"bytes,70,rep,name=hands,proto3" json:"hands,omitempty"`
+	Approver    string   `protobuf:"bytes,36,opt,name=approver,proto3" json:"approver,omitempty"`
+	CreateTime  int64    `protobuf:"varint,37,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime  int64    `protobuf:"varint,38,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	ApproveTime int64    `protobuf:"varint,39,opt,name=approve_time,json=approveTime,proto3" json:"approve_time,omitempty"`
 	// The signing keys, the active one first.
 	Keys []*KeyRecord `protobuf:"bytes,40,rep,name=keys,proto3" json:"keys,omitempty"`
 	// The creation's own id, for safe repeats.
@@ -1023,6 +1025,13 @@ func (x *EndpointRecord) GetRegistrant() string {
 	return ""
 }
 
+func (x *EndpointRecord) GetHands() []string {
+	if x != nil {
+		return x.Hands
+	}
+	return nil
+}
+
 func (x *EndpointRecord) GetApprover() string {
 	if x != nil {
 		return x.Approver
@@ -1291,15 +1300,24 @@ type TokenRecord struct {
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Id      string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// SHA-256 of the token.
-	Hash          []byte   `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
-	Account       string   `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
-	Role          string   `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
-	Scopes        []string `protobuf:"bytes,6,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	Tenant        string   `protobuf:"bytes,7,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	CreateTime    int64    `protobuf:"varint,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	ExpireTime    int64    `protobuf:"varint,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	RevokeTime    int64    `protobuf:"varint,10,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
-	Creator       string   `protobuf:"bytes,11,opt,name=creator,proto3" json:"creator,omitempty"`
+	Hash       []byte   `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	Account    string   `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
+	Role       string   `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
+	Scopes     []string `protobuf:"bytes,6,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Tenant     string   `protobuf:"bytes,7,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	CreateTime int64    `protobuf:"varint,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	ExpireTime int64    `protobuf:"varint,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	RevokeTime int64    `protobuf:"varint,10,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	Creator    string   `protobuf:"bytes,11,opt,name=creator,proto3" json:"creator,omitempty"`
+	Cidrs      []string `protobuf:"bytes,12,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
+	RateLimit  float64  `protobuf:"fixed64,13,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
+	// A Token.Kind.
+	Kind string `protobuf:"bytes,14,opt,name=kind,proto3" json:"kind,omitempty"`
+	// SHA-256 of the certificate that it is bound to.
+	Certificate []byte `protobuf:"bytes,15,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The accounts whose hands it went through when it was made.
+	Hands         []string `protobuf:"bytes,16,rep,name=hands,proto3" json:"hands,omitempty"`
+	RotatedFrom   string   `protobuf:"bytes,17,opt,name=rotated_from,json=rotatedFrom,proto3" json:"rotated_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1411,6 +1429,402 @@ func (x *TokenRecord) GetCreator() string {
 	return ""
 }
 
+func (x *TokenRecord) GetCidrs() []string {
+	if x != nil {
+		return x.Cidrs
+	}
+	return nil
+}
+
+func (x *TokenRecord) GetRateLimit() float64 {
+	if x != nil {
+		return x.RateLimit
+	}
+	return 0
+}
+
+func (x *TokenRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TokenRecord) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *TokenRecord) GetHands() []string {
+	if x != nil {
+		return x.Hands
+	}
+	return nil
+}
+
+func (x *TokenRecord) GetRotatedFrom() string {
+	if x != nil {
+		return x.RotatedFrom
+	}
+	return ""
+}
+
+// An account, in the TOKENS bucket.
+type AccountRecord struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Version     uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Name        string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Tenant      string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Role        string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	Scopes      []string               `protobuf:"bytes,5,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Environment string                 `protobuf:"bytes,6,opt,name=environment,proto3" json:"environment,omitempty"`
+	Description string                 `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	Kind        string                 `protobuf:"bytes,8,opt,name=kind,proto3" json:"kind,omitempty"`
+	Creator     string                 `protobuf:"bytes,9,opt,name=creator,proto3" json:"creator,omitempty"`
+	CreateTime  int64                  `protobuf:"varint,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	DisableTime int64                  `protobuf:"varint,11,opt,name=disable_time,json=disableTime,proto3" json:"disable_time,omitempty"`
+	// When it got its first credential.
+	EnrolTime int64 `protobuf:"varint,12,opt,name=enrol_time,json=enrolTime,proto3" json:"enrol_time,omitempty"`
+	// Of a person: the OpenID provider and its name for them.
+	Issuer        string `protobuf:"bytes,13,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Subject       string `protobuf:"bytes,14,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountRecord) Reset() {
+	*x = AccountRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountRecord) ProtoMessage() {}
+
+func (x *AccountRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountRecord.ProtoReflect.Descriptor instead.
+func (*AccountRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AccountRecord) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *AccountRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *AccountRecord) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetCreateTime() int64 {
+	if x != nil {
+		return x.CreateTime
+	}
+	return 0
+}
+
+func (x *AccountRecord) GetDisableTime() int64 {
+	if x != nil {
+		return x.DisableTime
+	}
+	return 0
+}
+
+func (x *AccountRecord) GetEnrolTime() int64 {
+	if x != nil {
+		return x.EnrolTime
+	}
+	return 0
+}
+
+func (x *AccountRecord) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *AccountRecord) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+// A client certificate as an identity, in the TOKENS bucket.
+type CertificateRecord struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Version    uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Id         string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Account    string                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
+	Tenant     string                 `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Sha256     []byte                 `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	SpiffeId   string                 `protobuf:"bytes,6,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Cidrs      []string               `protobuf:"bytes,7,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
+	Creator    string                 `protobuf:"bytes,8,opt,name=creator,proto3" json:"creator,omitempty"`
+	Hands      []string               `protobuf:"bytes,9,rep,name=hands,proto3" json:"hands,omitempty"`
+	CreateTime int64                  `protobuf:"varint,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	ExpireTime int64                  `protobuf:"varint,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	RevokeTime int64                  `protobuf:"varint,12,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	// Nanoseconds that each one lives that is renewed from it; 0: it is not ours to renew.
+	Ttl           int64 `protobuf:"varint,13,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateRecord) Reset() {
+	*x = CertificateRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateRecord) ProtoMessage() {}
+
+func (x *CertificateRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateRecord.ProtoReflect.Descriptor instead.
+func (*CertificateRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CertificateRecord) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *CertificateRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CertificateRecord) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *CertificateRecord) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *CertificateRecord) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *CertificateRecord) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *CertificateRecord) GetCidrs() []string {
+	if x != nil {
+		return x.Cidrs
+	}
+	return nil
+}
+
+func (x *CertificateRecord) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *CertificateRecord) GetHands() []string {
+	if x != nil {
+		return x.Hands
+	}
+	return nil
+}
+
+func (x *CertificateRecord) GetCreateTime() int64 {
+	if x != nil {
+		return x.CreateTime
+	}
+	return 0
+}
+
+func (x *CertificateRecord) GetExpireTime() int64 {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return 0
+}
+
+func (x *CertificateRecord) GetRevokeTime() int64 {
+	if x != nil {
+		return x.RevokeTime
+	}
+	return 0
+}
+
+func (x *CertificateRecord) GetTtl() int64 {
+	if x != nil {
+		return x.Ttl
+	}
+	return 0
+}
+
+// When a credential was last used, in the TOKENS bucket.
+type UseRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Time          int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseRecord) Reset() {
+	*x = UseRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseRecord) ProtoMessage() {}
+
+func (x *UseRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseRecord.ProtoReflect.Descriptor instead.
+func (*UseRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UseRecord) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UseRecord) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *UseRecord) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 // A record of the AUDIT log.
 type AuditRecord struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -1451,7 +1865,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1877,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1890,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AuditRecord) GetVersion() uint32 {
@@ -1662,7 +2076,7 @@ type OperationRecord struct {
 
 func (x *OperationRecord) Reset() {
 	*x = OperationRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +2088,7 @@ func (x *OperationRecord) String() string {
 func (*OperationRecord) ProtoMessage() {}
 
 func (x *OperationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +2101,7 @@ func (x *OperationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationRecord.ProtoReflect.Descriptor instead.
 func (*OperationRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{11}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OperationRecord) GetVersion() uint32 {
@@ -1857,7 +2271,7 @@ type ErasureRecord struct {
 
 func (x *ErasureRecord) Reset() {
 	*x = ErasureRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2283,7 @@ func (x *ErasureRecord) String() string {
 func (*ErasureRecord) ProtoMessage() {}
 
 func (x *ErasureRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2296,7 @@ func (x *ErasureRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureRecord.ProtoReflect.Descriptor instead.
 func (*ErasureRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{12}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ErasureRecord) GetVersion() uint32 {
@@ -2008,7 +2422,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vbody_sha256\x18\x13 \x01(\tR\n" +
 	"bodySha256\x12#\n" +
 	"\rresponse_body\x18\x14 \x01(\fR\fresponseBody\x12#\n" +
-	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\x96\f\n" +
+	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xac\f\n" +
 	"\x0eEndpointRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -2055,7 +2469,8 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\fstate_reason\x18\" \x01(\tR\vstateReason\x12\x1e\n" +
 	"\n" +
 	"registrant\x18# \x01(\tR\n" +
-	"registrant\x12\x1a\n" +
+	"registrant\x12\x14\n" +
+	"\x05hands\x18F \x03(\tR\x05hands\x12\x1a\n" +
 	"\bapprover\x18$ \x01(\tR\bapprover\x12\x1f\n" +
 	"\vcreate_time\x18% \x01(\x03R\n" +
 	"createTime\x12\x1f\n" +
@@ -2084,7 +2499,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vcreate_time\x18\x04 \x01(\x03R\n" +
 	"createTime\x12\x1f\n" +
 	"\vexpire_time\x18\x05 \x01(\x03R\n" +
-	"expireTime\"\xa6\x02\n" +
+	"expireTime\"\xca\x03\n" +
 	"\vTokenRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2100,7 +2515,54 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vrevoke_time\x18\n" +
 	" \x01(\x03R\n" +
 	"revokeTime\x12\x18\n" +
-	"\acreator\x18\v \x01(\tR\acreator\"\xa8\x06\n" +
+	"\acreator\x18\v \x01(\tR\acreator\x12\x14\n" +
+	"\x05cidrs\x18\f \x03(\tR\x05cidrs\x12\x1d\n" +
+	"\n" +
+	"rate_limit\x18\r \x01(\x01R\trateLimit\x12\x12\n" +
+	"\x04kind\x18\x0e \x01(\tR\x04kind\x12 \n" +
+	"\vcertificate\x18\x0f \x01(\fR\vcertificate\x12\x14\n" +
+	"\x05hands\x18\x10 \x03(\tR\x05hands\x12!\n" +
+	"\frotated_from\x18\x11 \x01(\tR\vrotatedFrom\"\x88\x03\n" +
+	"\rAccountRecord\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x16\n" +
+	"\x06scopes\x18\x05 \x03(\tR\x06scopes\x12 \n" +
+	"\venvironment\x18\x06 \x01(\tR\venvironment\x12 \n" +
+	"\vdescription\x18\a \x01(\tR\vdescription\x12\x12\n" +
+	"\x04kind\x18\b \x01(\tR\x04kind\x12\x18\n" +
+	"\acreator\x18\t \x01(\tR\acreator\x12\x1f\n" +
+	"\vcreate_time\x18\n" +
+	" \x01(\x03R\n" +
+	"createTime\x12!\n" +
+	"\fdisable_time\x18\v \x01(\x03R\vdisableTime\x12\x1d\n" +
+	"\n" +
+	"enrol_time\x18\f \x01(\x03R\tenrolTime\x12\x16\n" +
+	"\x06issuer\x18\r \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x0e \x01(\tR\asubject\"\xdf\x02\n" +
+	"\x11CertificateRecord\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06tenant\x18\x04 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\fR\x06sha256\x12\x1b\n" +
+	"\tspiffe_id\x18\x06 \x01(\tR\bspiffeId\x12\x14\n" +
+	"\x05cidrs\x18\a \x03(\tR\x05cidrs\x12\x18\n" +
+	"\acreator\x18\b \x01(\tR\acreator\x12\x14\n" +
+	"\x05hands\x18\t \x03(\tR\x05hands\x12\x1f\n" +
+	"\vcreate_time\x18\n" +
+	" \x01(\x03R\n" +
+	"createTime\x12\x1f\n" +
+	"\vexpire_time\x18\v \x01(\x03R\n" +
+	"expireTime\x12\x1f\n" +
+	"\vrevoke_time\x18\f \x01(\x03R\n" +
+	"revokeTime\x12\x10\n" +
+	"\x03ttl\x18\r \x01(\x03R\x03ttl\"S\n" +
+	"\tUseRecord\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
+	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\"\xa8\x06\n" +
 	"\vAuditRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x18\n" +
@@ -2183,23 +2645,26 @@ func file_sealpost_v1_journal_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_sealpost_v1_journal_proto_goTypes = []any{
-	(AuditRecord_Outcome)(0), // 0: sealpost.v1.AuditRecord.Outcome
-	(*EventRecord)(nil),      // 1: sealpost.v1.EventRecord
-	(*OutcomesRecord)(nil),   // 2: sealpost.v1.OutcomesRecord
-	(*OutcomeRecord)(nil),    // 3: sealpost.v1.OutcomeRecord
-	(*ProgressRecord)(nil),   // 4: sealpost.v1.ProgressRecord
-	(*AttemptRecord)(nil),    // 5: sealpost.v1.AttemptRecord
-	(*EndpointRecord)(nil),   // 6: sealpost.v1.EndpointRecord
-	(*MaskRecord)(nil),       // 7: sealpost.v1.MaskRecord
-	(*HeaderRecord)(nil),     // 8: sealpost.v1.HeaderRecord
-	(*KeyRecord)(nil),        // 9: sealpost.v1.KeyRecord
-	(*TokenRecord)(nil),      // 10: sealpost.v1.TokenRecord
-	(*AuditRecord)(nil),      // 11: sealpost.v1.AuditRecord
-	(*OperationRecord)(nil),  // 12: sealpost.v1.OperationRecord
-	(*ErasureRecord)(nil),    // 13: sealpost.v1.ErasureRecord
-	nil,                      // 14: sealpost.v1.AuditRecord.DetailEntry
+	(AuditRecord_Outcome)(0),  // 0: sealpost.v1.AuditRecord.Outcome
+	(*EventRecord)(nil),       // 1: sealpost.v1.EventRecord
+	(*OutcomesRecord)(nil),    // 2: sealpost.v1.OutcomesRecord
+	(*OutcomeRecord)(nil),     // 3: sealpost.v1.OutcomeRecord
+	(*ProgressRecord)(nil),    // 4: sealpost.v1.ProgressRecord
+	(*AttemptRecord)(nil),     // 5: sealpost.v1.AttemptRecord
+	(*EndpointRecord)(nil),    // 6: sealpost.v1.EndpointRecord
+	(*MaskRecord)(nil),        // 7: sealpost.v1.MaskRecord
+	(*HeaderRecord)(nil),      // 8: sealpost.v1.HeaderRecord
+	(*KeyRecord)(nil),         // 9: sealpost.v1.KeyRecord
+	(*TokenRecord)(nil),       // 10: sealpost.v1.TokenRecord
+	(*AccountRecord)(nil),     // 11: sealpost.v1.AccountRecord
+	(*CertificateRecord)(nil), // 12: sealpost.v1.CertificateRecord
+	(*UseRecord)(nil),         // 13: sealpost.v1.UseRecord
+	(*AuditRecord)(nil),       // 14: sealpost.v1.AuditRecord
+	(*OperationRecord)(nil),   // 15: sealpost.v1.OperationRecord
+	(*ErasureRecord)(nil),     // 16: sealpost.v1.ErasureRecord
+	nil,                       // 17: sealpost.v1.AuditRecord.DetailEntry
 }
 var file_sealpost_v1_journal_proto_depIdxs = []int32{
 	3,  // 0: sealpost.v1.OutcomesRecord.outcomes:type_name -> sealpost.v1.OutcomeRecord
@@ -2210,7 +2675,7 @@ var file_sealpost_v1_journal_proto_depIdxs = []int32{
 	9,  // 5: sealpost.v1.EndpointRecord.keys:type_name -> sealpost.v1.KeyRecord
 	6,  // 6: sealpost.v1.EndpointRecord.proposed:type_name -> sealpost.v1.EndpointRecord
 	0,  // 7: sealpost.v1.AuditRecord.outcome:type_name -> sealpost.v1.AuditRecord.Outcome
-	14, // 8: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
+	17, // 8: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
 	9,  // [9:9] is the sub-list for method output_type
 	9,  // [9:9] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
@@ -2229,7 +2694,7 @@ func file_sealpost_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_journal_proto_rawDesc), len(file_sealpost_v1_journal_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -73,7 +73,7 @@ func TestTokenLife(t *testing.T) {
 	if !form.MatchString(text) || token.ExpireTime.Sub(token.CreateTime) != DefaultLifetime {
 		t.Fatalf("token of form %t, expires %v", form.MatchString(text), token.ExpireTime)
 	}
-	who, err := k.Authenticate(ctx, text, home)
+	who, err := k.Authenticate(ctx, Presented{Token: text, Address: home})
 	if err != nil || who.Account != "crm" || who.Role != Publisher || who.Tenant != "acme" || who.CredentialID != token.ID ||
 		who.Address.String() != "192.0.2.1" || !who.May(EventsPublish) || who.May(EndpointsWrite) || who.Sees("globex") {
 		t.Fatalf("caller %+v, %v", who, err)
@@ -82,6 +82,9 @@ func TestTokenLife(t *testing.T) {
 	err = b.Watch(ctx, func(item journal.Item) error {
 		if item.Key == "" {
 			return errors.New("all seen")
+		}
+		if !strings.HasPrefix(item.Key, "token/") {
+			return nil
 		}
 		items++
 		if bytes.Contains(item.Value, []byte(text)) || bytes.Contains(item.Value, []byte(text[len(text)-secretLength:])) {
@@ -95,13 +98,13 @@ func TestTokenLife(t *testing.T) {
 	if _, err := k.Revoke(ctx, token.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Authenticate(ctx, text, home); !errors.Is(err, ErrRevoked) || !errors.Is(err, ErrUnauthenticated) {
+	if _, err := k.Authenticate(ctx, Presented{Token: text, Address: home}); !errors.Is(err, ErrRevoked) || !errors.Is(err, ErrUnauthenticated) {
 		t.Fatalf("revoked: %v", err)
 	}
 	if err := k.Live(who); !errors.Is(err, ErrRevoked) {
 		t.Fatalf("caller of a revoked token: %v", err)
 	}
-	for err = error(nil); !errors.Is(err, ErrRevoked); _, err = other.Authenticate(ctx, text, home) {
+	for err = error(nil); !errors.Is(err, ErrRevoked); _, err = other.Authenticate(ctx, Presented{Token: text, Address: home}) {
 		if ctx.Err() != nil {
 			t.Fatal("the other process never hears of it")
 		}
@@ -113,7 +116,7 @@ func TestTokenLife(t *testing.T) {
 	if _, err := k.Revoke(ctx, "none"); !errors.Is(err, ErrNotFound) {
 		t.Fatalf("unknown: %v", err)
 	}
-	if _, err := openKeeper(t, b, c).Authenticate(ctx, text, home); !errors.Is(err, ErrRevoked) {
+	if _, err := openKeeper(t, b, c).Authenticate(ctx, Presented{Token: text, Address: home}); !errors.Is(err, ErrRevoked) {
 		t.Fatalf("after a restart: %v", err)
 	}
 }
@@ -127,11 +130,11 @@ func TestTokenExpiry(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.advance(time.Hour - 1)
-	if _, err := k.Authenticate(t.Context(), secret.Reveal(), home); err != nil {
+	if _, err := k.Authenticate(t.Context(), Presented{Token: secret.Reveal(), Address: home}); err != nil {
 		t.Fatalf("one nanosecond before: %v", err)
 	}
 	c.advance(1)
-	if _, err := k.Authenticate(t.Context(), secret.Reveal(), home); !errors.Is(err, ErrExpired) {
+	if _, err := k.Authenticate(t.Context(), Presented{Token: secret.Reveal(), Address: home}); !errors.Is(err, ErrExpired) {
 		t.Fatalf("at its end: %v", err)
 	}
 	if n, err := k.Purge(t.Context(), c.now()); n != 0 || err != nil {
@@ -171,7 +174,7 @@ func TestRefusedTokens(t *testing.T) {
 		}{string(changed), ErrToken})
 	}
 	for _, c := range cases {
-		if who, err := k.Authenticate(t.Context(), c.token, home); !errors.Is(err, c.want) || who.May(EndpointsRead) {
+		if who, err := k.Authenticate(t.Context(), Presented{Token: c.token, Address: home}); !errors.Is(err, c.want) || who.May(EndpointsRead) {
 			t.Errorf("%.80q: %v", c.token, err)
 		}
 	}
@@ -214,7 +217,10 @@ func TestRolesAndScopes(t *testing.T) {
 		Operator:  all,
 		Publisher: {EventsPublish, EventsRead, EventsPreview, DeliveriesRead},
 		Partner:   {EndpointsRead, EndpointsWrite, EndpointsOperate, DeliveriesRead, DeliveriesSteer},
-		"":        nil, "ADMIN": nil,
+		Security: {EventsPreview, EndpointsRead, EndpointsOperate, EndpointsApprove, IncidentsContain, DeliveriesRead,
+			AccountsRead, AccountsDisable, TokensRead, TokensRevoke, AuditRead},
+		Auditor: {EndpointsRead, DeliveriesRead, AccountsRead, TokensRead, AuditRead},
+		"":      nil, "ADMIN": nil,
 	}
 	for role, scopes := range want {
 		for _, s := range all {
@@ -259,7 +265,10 @@ func TestBootstrap(t *testing.T) {
 	if made, err := again.Bootstrap(t.Context(), path); made || err != nil {
 		t.Fatal(made, err)
 	}
-	who, err := again.Authenticate(t.Context(), strings.TrimSpace(string(content)), home)
+	if _, err := again.Authenticate(t.Context(), Presented{Token: strings.TrimSpace(string(content)), Address: home}); !errors.Is(err, ErrAddress) {
+		t.Fatalf("from another machine: %v", err)
+	}
+	who, err := again.Authenticate(t.Context(), Presented{Token: strings.TrimSpace(string(content)), Address: loopback})
 	if err != nil || !who.AllTenants() || who.Account != OperatorAccount {
 		t.Fatalf("%+v, %v", who, err)
 	}
@@ -281,14 +290,15 @@ func TestUnreadableRecordsAreRefused(t *testing.T) {
 	t.Parallel()
 	b, c := openBucket(t), newClock()
 	token, secret := newToken(Grant{Account: "a", Role: Partner, Tenant: "acme"}, c.now())
+	token.ExpireTime = c.now().Add(time.Hour)
 	data, err := token.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	other, _ := newToken(Grant{Account: "a", Role: Partner, Tenant: "acme"}, c.now())
 	for key, value := range map[string][]byte{
-		tokenKey + token.ID: append(data, 0xfa, 0x7f, 0), // an unknown field: of a newer release
-		tokenKey + other.ID: data,                        // another token's record
+		"token/" + token.ID: append(data, 0xfa, 0x7f, 0), // an unknown field: of a newer release
+		"token/" + other.ID: data,                        // another token's record
 	} {
 		if _, err := b.Put(t.Context(), key, value); err != nil {
 			t.Fatal(err)
@@ -300,7 +310,7 @@ func TestUnreadableRecordsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	if _, err := k.Authenticate(t.Context(), secret.Reveal(), home); !errors.Is(err, ErrToken) {
+	if _, err := k.Authenticate(t.Context(), Presented{Token: secret.Reveal(), Address: home}); !errors.Is(err, ErrToken) {
 		t.Fatalf("got %v", err)
 	}
 	if len(k.List()) != 0 || strings.Count(log.String(), "cannot be used") != 2 {
@@ -337,14 +347,15 @@ func FuzzParseToken(f *testing.F) {
 
 func FuzzDecodeToken(f *testing.F) {
 	token, _ := newToken(Grant{Account: "a", Role: Partner, Tenant: "acme", Creator: "b"}, time.Unix(1, 2))
+	token.ExpireTime = time.Unix(3, 4)
 	data, err := token.encode()
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(data)
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		token, err := decodeToken(data)
+	f.Add(token.ID, data)
+	f.Add("", []byte{})
+	f.Fuzz(func(t *testing.T, id string, data []byte) {
+		token, err := decodeToken(id, data)
 		if err != nil {
 			if !errors.Is(err, errToken) {
 				t.Fatal(err)
@@ -355,7 +366,7 @@ func FuzzDecodeToken(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := decodeToken(once)
+		back, err := decodeToken(id, once)
 		if err != nil || back.hash != token.hash || back.Role != token.Role || back.Tenant != token.Tenant || !back.ExpireTime.Equal(token.ExpireTime) {
 			t.Fatalf("changes when written again: %+v, %v", back, err)
 		}
@@ -370,7 +381,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := k.Authenticate(b.Context(), secret.Reveal(), home); err != nil {
+		if _, err := k.Authenticate(b.Context(), Presented{Token: secret.Reveal(), Address: home}); err != nil {
 			b.Fatal(err)
 		}
 	}

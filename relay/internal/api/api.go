@@ -40,9 +40,13 @@ type Options struct {
 	Incidents  Incidents
 	Deliveries Deliveries
 	Operations Operations
-	Tokens     Tokens
+	Access     Access
 	System     System
 	Audit      Audit
+	// OAuth is the token endpoint for clients with a certificate.
+	OAuth OAuth
+	// LogCalls leaves a line of each call in the log at the level of info; else at that of debug.
+	LogCalls bool
 	// TLS is for the gRPC face; nil is plain text, for loopback only: whoever listens sees to that.
 	TLS *tls.Config
 	// MaxDataBytes is the bound of an event's data, as control has it; default relay.DefaultMaxDataSize.
@@ -57,6 +61,8 @@ type Server struct {
 	health   *health.Server
 	local    *loopback
 	guard    *guard
+	access   Access
+	oauth    OAuth
 	handler  http.Handler
 	log      *slog.Logger
 	maxData  int
@@ -68,7 +74,7 @@ type Server struct {
 
 // New makes both faces. Nothing listens yet.
 func New(o Options) (*Server, error) {
-	if o.Auth == nil || o.Noter == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Tokens == nil || o.System == nil || o.Audit == nil {
+	if o.Auth == nil || o.Noter == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Access == nil || o.System == nil || o.Audit == nil {
 		return nil, errors.New("api: a part is missing")
 	}
 	if o.MaxDataBytes <= 0 {
@@ -89,12 +95,17 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("api: register metrics: %w", err)
 	}
 	s := &Server{
-		guard:    &guard{auth: o.Auth, noter: o.Noter, metrics: m, log: o.Logger},
+		guard:    &guard{auth: o.Auth, noter: o.Noter, metrics: m, log: o.Logger, level: slog.LevelDebug},
+		access:   o.Access,
+		oauth:    o.OAuth,
 		health:   health.NewServer(),
 		log:      o.Logger,
 		maxData:  o.MaxDataBytes,
 		closing:  make(chan struct{}),
 		maxBatch: max(MaxBatchBytes, int64(o.MaxDataBytes)+bodySlack),
+	}
+	if o.LogCalls {
+		s.guard.level = slog.LevelInfo
 	}
 	s.grpc = grpc.NewServer(s.serverOptions(o.TLS)...)
 	s.local = newLoopback(s.guard.unary, s.guard.stream)
@@ -104,7 +115,7 @@ func New(o Options) (*Server, error) {
 		sealpostv1.RegisterIncidentServiceServer(r, &incidentService{incidents: o.Incidents})
 		sealpostv1.RegisterDeliveryServiceServer(r, &deliveryService{deliveries: o.Deliveries, operations: o.Operations, closing: s.closing})
 		sealpostv1.RegisterOperationServiceServer(r, &operationService{operations: o.Operations})
-		sealpostv1.RegisterAccessServiceServer(r, &accessService{tokens: o.Tokens})
+		sealpostv1.RegisterAccessServiceServer(r, &accessService{access: o.Access})
 		sealpostv1.RegisterAuditServiceServer(r, &auditService{audit: o.Audit, closing: s.closing})
 	}
 	// A stream of bytes is for gRPC alone.

@@ -39,12 +39,14 @@ var (
 	_ Events        = (*control.Control)(nil)
 	_ Endpoints     = (*control.Control)(nil)
 	_ Deliveries    = (*control.Control)(nil)
-	_ Tokens        = (*control.Control)(nil)
+	_ Access        = (*control.Control)(nil)
 	_ Audit         = (*control.Control)(nil)
 )
 
 // door keeps things in memory and answers as control's contract says; fail, where set, is every answer.
 type door struct {
+	Access // nil: what is not below is not called here
+
 	mu        sync.Mutex
 	fail      error
 	events    map[string]relay.Event
@@ -76,8 +78,9 @@ func (d *door) note(who access.Caller, call string) error {
 	return d.fail
 }
 
-func (d *door) Authenticate(_ context.Context, token string, from netip.Addr) (access.Caller, error) {
-	switch token {
+func (d *door) Authenticate(_ context.Context, p access.Presented) (access.Caller, error) {
+	from := p.Address
+	switch p.Token {
 	case "":
 		return access.Caller{}, access.ErrNoToken
 	case "expired":
@@ -301,7 +304,7 @@ func (d *door) CreateToken(_ context.Context, who access.Caller, g access.Grant)
 	return access.Token{ID: "abc", Account: g.Account, Role: g.Role, Tenant: g.Tenant}, relay.NewSecret("spt_once"), err
 }
 func (d *door) ListTokens(_ context.Context, who access.Caller, _ control.TokenQuery) (control.TokenPage, error) {
-	return control.TokenPage{Tokens: []access.Token{{ID: "abc", Role: access.Operator}}}, d.note(who, "tokens")
+	return control.TokenPage{Tokens: []control.TokenView{{Token: access.Token{ID: "abc", Role: access.Operator}}}}, d.note(who, "tokens")
 }
 func (d *door) RevokeToken(_ context.Context, who access.Caller, _, id string) (access.Token, error) {
 	return access.Token{ID: id, RevokeTime: time.Unix(5, 0)}, d.note(who, "revoke")
@@ -382,7 +385,7 @@ func auditEntry() audit.Entry {
 }
 
 func (d *door) options() Options {
-	return Options{Auth: d, Noter: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Tokens: d, System: d, Audit: d, MaxDataBytes: 1 << 20}
+	return Options{Auth: d, Noter: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Access: d, System: d, Audit: d, MaxDataBytes: 1 << 20}
 }
 
 func (d *door) failing(err error) {

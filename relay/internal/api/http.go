@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"maps"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/sealpost/sealpost/proto/sealpost/v1"
 	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/control"
 )
 
@@ -87,6 +89,8 @@ func (s *Server) newHandler() (http.Handler, error) {
 		io.WriteString(w, sealpostv1.OpenAPI())
 	})
 	mux.Handle("/v1/", s.admitHTTP(gateway))
+	mux.HandleFunc(tokenPath, s.oauthToken)
+	mux.HandleFunc("GET "+metadataPath, s.oauthMetadata)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, status.Error(codes.NotFound, http.StatusText(http.StatusNotFound)), s.log)
 	})
@@ -154,10 +158,13 @@ func (s *Server) admitHTTP(next http.Handler) http.Handler {
 	bodies := semaphore.NewWeighted(bodiesInAll)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := remote(r)
-		caller, err := s.guard.authenticate(r.Context(), r.Method+" "+r.URL.Path, r.Header.Values("Authorization"), from)
-		if err != nil {
-			s.refuse(w, r, err)
-			return
+		var caller access.Caller
+		if !openPath(r.URL.Path) {
+			var err error
+			if caller, err = s.guard.authenticate(r.Context(), r.Method+" "+r.URL.Path, r.Header.Values("Authorization"), from, clientChain(r)); err != nil {
+				s.refuse(w, r, err)
+				return
+			}
 		}
 		limit, event, err := s.bodyLimit(r)
 		if err != nil {
@@ -190,6 +197,17 @@ func (s *Server) admitHTTP(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// openPath tells whether a path is of a method that anybody may call.
+func openPath(path string) bool { return path == "/v1/signIns:begin" || path == "/v1/signIns:complete" }
+
+// clientChain is the client certificate that a request's connection was made with, and what was sent with it.
+func clientChain(r *http.Request) []*x509.Certificate {
+	if r.TLS == nil {
+		return nil
+	}
+	return r.TLS.PeerCertificates
 }
 
 // refuse answers before a body was read; what the caller still sends is not waited for.

@@ -54,7 +54,15 @@ var refusals = []struct {
 	{access.ErrNoToken, codes.Unauthenticated, ""},
 	{access.ErrExpired, codes.Unauthenticated, ""},
 	{access.ErrRevoked, codes.Unauthenticated, ""},
+	{access.ErrAddress, codes.Unauthenticated, ""},
+	{access.ErrBound, codes.Unauthenticated, ""},
+	{access.ErrCertificate, codes.Unauthenticated, ""},
+	{access.ErrCertExpired, codes.Unauthenticated, ""},
+	{access.ErrCertRevoked, codes.Unauthenticated, ""},
+	{access.ErrDisabled, codes.Unauthenticated, ""},
+	{access.ErrBootstrapped, codes.Unauthenticated, ""},
 	{access.ErrUnauthenticated, codes.Unauthenticated, "the token is not valid"},
+	{access.ErrUnheard, codes.Unavailable, ""},
 	{control.ErrNotFound, codes.NotFound, ""},
 	{control.ErrExists, codes.AlreadyExists, ""},
 	{control.ErrStale, codes.Aborted, ""},
@@ -81,9 +89,12 @@ func statusOf(err error) *status.Status {
 	var forbidden *control.ForbiddenError
 	var state *control.StateError
 	var busy *control.BusyError
+	var limit *access.LimitError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &limit):
+		return retryIn(status.New(codes.ResourceExhausted, "the credential's rate limit is reached"), limit.RetryAfter)
 	case errors.As(err, &busy):
 		return retryIn(status.New(codes.ResourceExhausted, cmp.Or(busy.Reason, "busy")), busy.RetryAfter)
 	case errors.As(err, &forbidden):

@@ -129,18 +129,13 @@ const outcomeTimeout = 10 * time.Second
 
 // newRecord is where all that is known of a caller goes into a record.
 func newRecord(c access.Caller, a Act) Record {
-	r := Record{
-		Account: c.Account, Role: c.Role, CredentialID: c.CredentialID, Address: c.Address,
+	return Record{
+		Account: c.Account, Role: c.Role, CredentialID: c.CredentialID, CredentialKind: c.CredentialKind,
+		CertificateSubject: c.CertificateSubject, CertificateSHA256: c.CertificateSHA256, Address: c.Address,
 		Act: a.Name, Object: a.Object, Tenant: a.Tenant, Scope: a.Scope, Reason: a.Reason, RequestID: a.RequestID,
 		Before: a.Before, After: a.After, Detail: a.Detail,
 	}
-	if c.CredentialID != "" {
-		r.CredentialKind = credentialToken // the only one that a caller can come with
-	}
-	return r
 }
-
-const credentialToken = "TOKEN"
 
 func newActID() string {
 	var b [12]byte

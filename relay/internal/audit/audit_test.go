@@ -18,7 +18,7 @@ import (
 
 var (
 	start = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
-	ann   = access.Caller{Account: "ann", CredentialID: "tok", Address: netip.MustParseAddr("192.0.2.1"), Role: access.Operator}
+	ann   = access.Caller{Account: "ann", CredentialID: "tok", CredentialKind: "TOKEN", Address: netip.MustParseAddr("192.0.2.1"), Role: access.Operator}
 )
 
 func openStream(t *testing.T) *journal.Audit {

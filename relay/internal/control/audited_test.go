@@ -21,44 +21,54 @@ import (
 // reads are the methods that take a caller and change nothing, so that they leave no record but of a refusal. A method that is not here acts, and has
 // to go through act or alter.
 var reads = map[string]string{
-	"PublishEvents":   "the log of events is the record of what was published",
-	"PreviewEvent":    "nothing is kept",
-	"GetEndpoint":     "reads",
-	"ListEndpoints":   "reads",
-	"EndpointHealth":  "reads",
-	"GetOperation":    "reads",
-	"ListOperations":  "reads",
-	"ListDeliveries":  "reads",
-	"GetDelivery":     "reads",
-	"WatchDeliveries": "reads",
-	"ListTokens":      "reads",
-	"ListAudit":       "reads",
-	"WatchAudit":      "reads",
-	"AuditCheckpoint": "reads",
-	"ProveAudit":      "reads",
+	"PublishEvents":    "the log of events is the record of what was published",
+	"PreviewEvent":     "nothing is kept",
+	"GetEndpoint":      "reads",
+	"ListEndpoints":    "reads",
+	"EndpointHealth":   "reads",
+	"GetOperation":     "reads",
+	"ListOperations":   "reads",
+	"ListDeliveries":   "reads",
+	"GetDelivery":      "reads",
+	"WatchDeliveries":  "reads",
+	"ListTokens":       "reads",
+	"ListAccounts":     "reads",
+	"GetAccount":       "reads",
+	"ListCertificates": "reads",
+	"Caller":           "says who calls",
+	"ListAudit":        "reads",
+	"WatchAudit":       "reads",
+	"AuditCheckpoint":  "reads",
+	"ProveAudit":       "reads",
 }
 
 // readers are the methods of control's parts that change nothing. Any other may be used in an act alone.
 var readers = map[string][]string{
-	"Journal":    {"Events", "Partition", "Partitions", "MaxEventBytes"},
-	"Registry":   {"Snapshot", "Load", "Dev"},
-	"Sealer":     {"Digest"},
-	"Access":     {"Live", "Get", "List"},
-	"Audit":      {"Refuse", "Change"},
-	"Ledger":     {"Event", "Deliveries", "Delivery"},
-	"Owners":     {"Health"},
-	"Feed":       {"Outcomes"},
-	"Operations": {"Get", "List"},
-	"Erasures":   {"Digest", "Err", "Snapshot"},
-	"Guard":      {"Check"},
-	"Quotas":     {"Take"},
-	"Trail":      {"List", "Watch", "Latest"},
-	"Tree":       {"Key", "Halted", "Broken", "Consistency", "Inclusion"},
-	"Logger":     {"Warn"},
+	"Journal":  {"Events", "Partition", "Partitions", "MaxEventBytes"},
+	"Registry": {"Snapshot", "Load", "Dev"},
+	"Sealer":   {"Digest"},
+	"Access": {"Live", "Get", "List", "Account", "Accounts", "Certificate", "Certificates", "Good", "GoodCertificate", "Credentials", "LastUse", "Unused",
+		"Hands", "HandsFor"},
+	"Certificates": {},
+	"SignIns":      {"AuthURL", "Exchange", "Life"},
+	"Audit":        {"Refuse", "Change"},
+	"Ledger":       {"Event", "Deliveries", "Delivery"},
+	"Owners":       {"Health"},
+	"Feed":         {"Outcomes"},
+	"Operations":   {"Get", "List"},
+	"Erasures":     {"Digest", "Err", "Snapshot"},
+	"Guard":        {"Check"},
+	"Quotas":       {"Take"},
+	"Trail":        {"List", "Watch", "Latest"},
+	"Tree":         {"Key", "Halted", "Broken", "Consistency", "Inclusion"},
+	"Logger":       {"Warn", "Error"},
 }
 
 // inActs are functions that use a part for an act, and are called in one; or hand on what is.
 var inActs = []string{"settle", "RetryDelivery", "CancelDelivery"}
+
+// anybodys are the methods that need no scope: an account may know who it is, and what it gets over its certificate is its own.
+var anybodys = []string{"Caller", "RenewCertificate", "GrantAccess"}
 
 // source is the package as it is written.
 type source struct {
@@ -125,7 +135,7 @@ func TestEveryMethodIsAudited(t *testing.T) {
 	}
 	for _, name := range s.door {
 		to := s.reached(name, map[string]bool{})
-		if !to["allow"] && !to["mayPublish"] {
+		if !to["allow"] && !to["mayPublish"] && !slices.Contains(anybodys, name) {
 			t.Errorf("%s does not check its caller", name)
 		}
 		if acts := to["act"] || to["alter"]; !acts && reads[name] == "" {
@@ -182,7 +192,7 @@ func TestEveryRefusalIsRecorded(t *testing.T) {
 	door := reflect.ValueOf(w.Control)
 	n := 0
 	for m := range door.Type().Methods() {
-		if m.Type.NumIn() < 3 || m.Type.In(2) != reflect.TypeFor[access.Caller]() {
+		if m.Type.NumIn() < 3 || m.Type.In(2) != reflect.TypeFor[access.Caller]() || m.Name == "Caller" {
 			continue
 		}
 		n++

@@ -15,7 +15,11 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/access"
@@ -74,10 +78,14 @@ type Options struct {
 	Sealer   registry.Sealer
 	Access   *access.Keeper
 	Audit    *audit.Log
-	Ledger   relay.Ledger
-	Owners   Owners
-	Tester   Tester
-	Feed     Feed
+	// Certificates signs for the built-in CA; nil: accounts get no certificates here.
+	Certificates CertificateSigner
+	// SignIns knows the OpenID provider; nil: nobody signs in.
+	SignIns SignIns
+	Ledger  relay.Ledger
+	Owners  Owners
+	Tester  Tester
+	Feed    Feed
 	// Operations are kept here, and run by the owners of their partitions.
 	Operations *operation.Keeper
 	Erasures   *erasure.Set
@@ -106,6 +114,8 @@ type Control struct {
 	Options
 	filters *filter.Compiler
 	checks  redact.Validator
+	signIns *rate.Limiter
+	grants  sync.Map // account -> *rate.Limiter: of access tokens
 }
 
 // recordOverhead is more than an event's record takes beside the data, in bytes.
@@ -134,7 +144,7 @@ func New(o Options) (*Control, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Control{Options: o, filters: filters}, nil
+	return &Control{Options: o, filters: filters, signIns: rate.NewLimiter(signInsPerSecond, 10*signInsPerSecond)}, nil
 }
 
 func (c *Control) now() time.Time { return c.Now().UTC() }
@@ -143,6 +153,7 @@ func (c *Control) now() time.Time { return c.Now().UTC() }
 // refusal is recorded. The act is told the scope.
 func (c *Control) allow(ctx context.Context, who access.Caller, scope access.Scope, act *audit.Act) error {
 	act.Scope = scope
+	who.Exercise(scope)
 	if who.CredentialID != "" {
 		if err := c.Access.Live(who); err != nil {
 			return err
@@ -151,11 +162,16 @@ func (c *Control) allow(ctx context.Context, who access.Caller, scope access.Sco
 	switch {
 	case !who.May(scope):
 		return c.refuse(ctx, who, *act, &ForbiddenError{Scope: scope, Reason: "the caller has no such scope"})
+	case !who.In(access.Production) && slices.Contains(productionOnly, scope):
+		return c.refuse(ctx, who, *act, &ForbiddenError{Scope: scope, Reason: "the account is for the sandbox"})
 	case act.Tenant != "" && !who.Sees(act.Tenant):
 		return c.refuse(ctx, who, *act, &ForbiddenError{Scope: scope, Reason: "the caller is not of this tenant"})
 	}
 	return nil
 }
+
+// productionOnly are the scopes of what has no sandbox: events as they were published, and a copy of everything.
+var productionOnly = []access.Scope{access.EventsRead, access.EventsErase, access.SystemBackup}
 
 // refuse records a refusal, or counts it where there were many, and returns it.
 func (c *Control) refuse(ctx context.Context, who access.Caller, act audit.Act, refusal error) error {

@@ -243,7 +243,7 @@ func (w *world) caller(account string, role access.Role, tenant string) access.C
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	who, err := w.Access.Authenticate(w.t.Context(), secret.Reveal(), netip.MustParseAddr("192.0.2.7"))
+	who, err := w.Access.Authenticate(w.t.Context(), access.Presented{Token: secret.Reveal(), Address: netip.MustParseAddr("192.0.2.7")})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -405,7 +405,37 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 			return err
 		}},
 		{"ListTokens", access.TokensRead, isForbidden, func(c access.Caller) error { _, err := w.ListTokens(ctx, c, TokenQuery{Tenant: "acme"}); return err }},
-		{"RevokeToken", access.TokensWrite, nil, func(c access.Caller) error { _, err := w.RevokeToken(ctx, c, "", token.ID); return err }},
+		{"RotateToken", access.TokensWrite, nil, func(c access.Caller) error { _, err := w.RotateToken(ctx, c, "", token.ID, time.Hour); return err }},
+		{"CreateAccount", access.AccountsWrite, isForbidden, func(c access.Caller) error {
+			_, err := w.CreateAccount(ctx, c, access.Account{Name: "z", Role: access.Partner, Tenant: "acme"})
+			return err
+		}},
+		{"GetAccount", access.AccountsRead, isForbidden, func(c access.Caller) error { _, err := w.GetAccount(ctx, c, "acme", token.Account); return err }},
+		{"ListAccounts", access.AccountsRead, isForbidden, func(c access.Caller) error {
+			_, err := w.ListAccounts(ctx, c, AccountQuery{Tenant: "acme"})
+			return err
+		}},
+		{"SetAccountDisabled", access.AccountsDisable, isForbidden, func(c access.Caller) error {
+			_, err := w.SetAccountDisabled(ctx, c, "acme", token.Account, "", true)
+			return err
+		}},
+		{"SetAccountDisabled false", access.AccountsWrite, isForbidden, func(c access.Caller) error {
+			_, err := w.SetAccountDisabled(ctx, c, "acme", token.Account, "", false)
+			return err
+		}},
+		{"IssueCertificate", access.TokensWrite, isForbidden, func(c access.Caller) error {
+			_, err := w.IssueCertificate(ctx, c, CertificateRequest{Account: token.Account, Tenant: "acme"})
+			return err
+		}},
+		{"MapCertificate", access.TokensWrite, isForbidden, func(c access.Caller) error {
+			_, err := w.MapCertificate(ctx, c, access.Certificate{Account: token.Account, Tenant: "acme", SHA256: strings.Repeat("ab", 32)})
+			return err
+		}},
+		{"ListCertificates", access.TokensRead, isForbidden, func(c access.Caller) error {
+			_, err := w.ListCertificates(ctx, c, TokenQuery{Tenant: "acme"})
+			return err
+		}},
+		{"RevokeToken", access.TokensRevoke, nil, func(c access.Caller) error { _, err := w.RevokeToken(ctx, c, "", token.ID); return err }},
 		{"DeleteEndpoint", access.EndpointsWrite, nil, func(c access.Caller) error { _, err := w.DeleteEndpoint(ctx, c, ref); return err }},
 	}
 	full := w.caller("op", access.Operator, "")
@@ -607,7 +637,7 @@ func TestTokens(t *testing.T) {
 	if _, err := w.RevokeToken(ctx, local, "", op.CredentialID); !errors.Is(err, ErrNotFound) {
 		t.Errorf("of all tenants, by one of one: %v", err)
 	}
-	crm, err := w.Access.Authenticate(ctx, secret.Reveal(), netip.Addr{})
+	crm, err := w.Access.Authenticate(ctx, access.Presented{Token: secret.Reveal()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -617,7 +647,7 @@ func TestTokens(t *testing.T) {
 	if got, err := w.RevokeToken(ctx, crm, "", crm.CredentialID); err != nil || got.RevokeTime.IsZero() {
 		t.Errorf("its own: %v", err)
 	}
-	if _, err := w.Access.Authenticate(ctx, secret.Reveal(), netip.Addr{}); !errors.Is(err, access.ErrRevoked) {
+	if _, err := w.Access.Authenticate(ctx, access.Presented{Token: secret.Reveal()}); !errors.Is(err, access.ErrRevoked) {
 		t.Errorf("after: %v", err)
 	}
 }
@@ -630,7 +660,9 @@ func mustTokens(t *testing.T, w *world, who access.Caller) (all []access.Token) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, page.Tokens...)
+		for _, one := range page.Tokens {
+			all = append(all, one.Token)
+		}
 		if q.PageToken = page.NextPageToken; q.PageToken == "" {
 			return all
 		}

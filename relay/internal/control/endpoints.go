@@ -68,6 +68,9 @@ func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked S
 	if asked.Tenant == relay.ReservedTenant && !who.AllTenants() {
 		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the tenant is the relay's own, and for operators of all tenants"})
 	}
+	if !who.In(access.Production) {
+		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the account is for the sandbox"})
+	}
 	spec := asked.withDefaults(c.Dev)
 	bad := c.check(&spec, &asked)
 	if requestID != "" && (len(requestID) > maxRequestID || !relay.ValidEventID(requestID)) {
@@ -193,7 +196,7 @@ func (c *Control) newRecord(spec *Spec, id string, who access.Caller, key signer
 	now := c.now()
 	vault := registry.NewVault(c.Sealer, spec.Tenant, id)
 	record := &registry.Record{
-		ID: id, Tenant: spec.Tenant, State: relay.EndpointPending, Registrant: who.Account, CreateTime: now, UpdateTime: now,
+		ID: id, Tenant: spec.Tenant, State: relay.EndpointPending, Registrant: who.Account, Hands: c.Access.Hands(who), CreateTime: now, UpdateTime: now,
 	}
 	if c.Dev {
 		record.State, record.Approver, record.ApproveTime = relay.EndpointActive, devApprover, now
@@ -250,8 +253,11 @@ func (c *Control) knows(who access.Caller, e *registry.Endpoint) bool {
 	if e.Tenant == "" { // its record cannot be read
 		return who.AllTenants()
 	}
-	return who.Sees(e.Tenant) && (who.Role != access.Partner || e.Registrant == who.Account)
+	return who.Sees(e.Tenant) && who.In(environmentOf(e)) && (who.Role != access.Partner || e.Registrant == who.Account)
 }
+
+// environmentOf is what an endpoint is used for.
+func environmentOf(*registry.Endpoint) access.Environment { return access.Production }
 
 // GetEndpoint is one endpoint; a deleted one is there until it is purged.
 func (c *Control) GetEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
@@ -383,6 +389,7 @@ func (c *Control) update(who access.Caller, r *registry.Record, asked *Spec, mas
 			return nil, stateError("update", r, "until it is approved only its registrant, "+r.Registrant+", can change it")
 		}
 		r.Proposed = nil
+		r.Hands = access.Joined(r.Hands, c.Access.Hands(who)...) // the registrant's, by another credential maybe
 		r.Settings, err = settings(&wanted, vault)
 		return map[string]string{"applied": "all"}, err
 	}
@@ -408,15 +415,17 @@ func (c *Control) propose(who access.Caller, r *registry.Record, vault registry.
 		r.Proposed = nil
 		return map[string]string{"applied": "all"}, nil
 	}
-	author := who.Account
+	author, hands := who.Account, c.Access.Hands(who)
 	if r.Proposed != nil && r.Proposed.Author != author {
 		// Another account may narrow what was proposed, not add to it: a proposal has one author.
 		if narrowed := inForce(before, wanted); !same(&narrowed, wanted) {
 			return nil, stateError("update", r, "a proposal of "+r.Proposed.Author+" waits; approve or reject it first")
 		}
-		author = r.Proposed.Author
+		author, hands = r.Proposed.Author, r.Proposed.Hands
+	} else if r.Proposed != nil {
+		hands = access.Joined(hands, r.Proposed.Hands...) // by another credential of the author's, maybe
 	}
-	proposal := &registry.Proposal{Author: author, Time: c.now()}
+	proposal := &registry.Proposal{Author: author, Hands: hands, Time: c.now()}
 	if proposal.Settings, err = settings(wanted, vault); err != nil {
 		return nil, err
 	}

@@ -57,6 +57,9 @@ type ForbiddenError struct {
 
 // Error names the scope and the reason.
 func (e *ForbiddenError) Error() string {
+	if e.Scope == "" {
+		return "not permitted: " + e.Reason
+	}
 	return fmt.Sprintf("not permitted: %s (scope %s)", e.Reason, e.Scope)
 }
 
@@ -95,10 +98,12 @@ func translated(err error) error {
 		return &BusyError{RetryAfter: busy.RetryAfter}
 	case errors.Is(err, registry.ErrNotFound), errors.Is(err, access.ErrNotFound), errors.Is(err, relay.ErrNotFound), errors.Is(err, operation.ErrNotFound):
 		return ErrNotFound
-	case errors.Is(err, registry.ErrExists), errors.Is(err, journal.ErrConflict), errors.Is(err, operation.ErrExists):
+	case errors.Is(err, registry.ErrExists), errors.Is(err, journal.ErrConflict), errors.Is(err, operation.ErrExists), errors.Is(err, access.ErrExists):
 		return ErrExists
 	case errors.Is(err, registry.ErrStale):
 		return ErrStale
+	case errors.Is(err, access.ErrTooMany):
+		return &StateError{Act: "make a credential", State: "FULL", Reason: err.Error()}
 	case errors.Is(err, journal.ErrFull):
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	case errors.Is(err, journal.ErrUnreadable):

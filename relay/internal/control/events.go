@@ -115,6 +115,7 @@ func (c *Control) holdQuotas(ctx context.Context, entries []journal.Entry, sizes
 
 // mayPublish is allow without an act to be made for each call: publishing is recorded where it is refused, and else in the log of events.
 func (c *Control) mayPublish(ctx context.Context, who access.Caller) error {
+	who.Exercise(access.EventsPublish)
 	if who.CredentialID != "" {
 		if err := c.Access.Live(who); err != nil {
 			return err
@@ -123,6 +124,9 @@ func (c *Control) mayPublish(ctx context.Context, who access.Caller) error {
 	if !who.May(access.EventsPublish) {
 		return c.refuse(ctx, who, audit.Act{Name: "event.publish", Scope: access.EventsPublish},
 			&ForbiddenError{Scope: access.EventsPublish, Reason: "the caller has no such scope"})
+	}
+	if !who.In(access.Production) {
+		return &ForbiddenError{Scope: access.EventsPublish, Reason: "the account is for the sandbox, and what is published reaches partners; it can validate"}
 	}
 	return nil
 }
@@ -298,6 +302,9 @@ func (c *Control) PreviewEvent(ctx context.Context, who access.Caller, ev relay.
 	}
 	var out []Preview
 	for e := range snapshot.Match(ev.Tenant, ev.Type) {
+		if !who.In(environmentOf(e)) {
+			continue
+		}
 		p, ok := routed[e.ID]
 		if !ok {
 			p = Preview{EndpointID: e.ID, Outcome: PreviewUnmatched}

@@ -81,9 +81,9 @@ func TestNothingShowsSecrets(t *testing.T) {
 	token, text, err := w.CreateToken(ctx, op, access.Grant{Account: "crm", Role: access.Publisher, Tenant: "acme"})
 	say(token, err)
 	say(text, nil)
-	crm, err := w.Access.Authenticate(ctx, text.Reveal(), op.Address)
+	crm, err := w.Access.Authenticate(ctx, access.Presented{Token: text.Reveal(), Address: op.Address})
 	say(crm, err)
-	_, err = w.Access.Authenticate(ctx, text.Reveal()+"x", op.Address)
+	_, err = w.Access.Authenticate(ctx, access.Presented{Token: text.Reveal() + "x", Address: op.Address})
 	say(nil, err)
 	for _, data := range []string{`{"ssn":"` + mark + `"}`, `{"` + mark + `":1,"` + mark + `":2}`, `{"` + mark, `"` + mark + "\xff\""} {
 		for _, r := range w.publish(crm, event("e", func(e *relay.Event) { e.Data = []byte(data) })) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/sealpost/sealpost/relay"
@@ -15,7 +16,7 @@ import (
 )
 
 // ApproveEndpoint puts a pending endpoint, or what was proposed for one, in force. The approver is neither the account that
-// registered it nor the one that proposed the change. What is approved is checked again: a configuration that no longer
+// registered it nor the one that proposed the change, nor one whose credential went through a hand that theirs did (access/hands.go). What is approved is checked again: a configuration that no longer
 // allows it (it was made with --dev) refuses it.
 func (c *Control) ApproveEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
 	act := audit.Act{Name: "endpoint.approve"}
@@ -27,7 +28,7 @@ func (c *Control) ApproveEndpoint(ctx context.Context, who access.Caller, ref Re
 		return nil, err
 	}
 	return c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
-		if err := eyes(who, r); err != nil {
+		if err := c.eyes(who, r); err != nil {
 			return effect{}, err
 		}
 		facts, err := c.approve(who, r)
@@ -61,19 +62,24 @@ func (c *Control) approve(who access.Caller, r *registry.Record) (map[string]str
 
 // fourEyes refuses, with a record, an approver who wrote what is to be approved.
 func (c *Control) fourEyes(ctx context.Context, who access.Caller, act audit.Act, r *registry.Record) error {
-	if err := eyes(who, r); err != nil {
+	if err := c.eyes(who, r); err != nil {
 		return c.refuse(ctx, who, act, err)
 	}
 	return nil
 }
 
-func eyes(who access.Caller, r *registry.Record) error {
-	author := r.Registrant
+func (c *Control) eyes(who access.Caller, r *registry.Record) error {
+	author, hands := r.Registrant, r.Hands
 	if r.Proposed != nil {
-		author = r.Proposed.Author
+		author, hands = r.Proposed.Author, r.Proposed.Hands
 	}
-	if who.Account == author {
+	own := c.Access.Hands(who)
+	switch {
+	case who.Account == author:
 		return &ForbiddenError{Scope: access.EndpointsApprove, Reason: "another account than " + author + " has to approve it"}
+	case slices.Contains(own, author) || !access.Apart(own, hands):
+		return &ForbiddenError{Scope: access.EndpointsApprove, Reason: "the credentials of " + who.Account + " and " + author +
+			" went through the same hands: somebody has to approve it who neither made a credential for the other nor got one from the same account"}
 	}
 	return nil
 }

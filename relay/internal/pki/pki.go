@@ -330,24 +330,33 @@ const segment = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.
 // as the only URI name (X.509-SVID section 2), with its last segment as the common name for receivers that look there; any other as the common name, of at most 64 bytes (RFC 5280 appendix A).
 // A ttl of 0 is DefaultTTL; the certificate never outlives the CA. Errors are ErrName, ErrTTL and ErrExpired.
 func (ca *CA) IssueClient(name string, ttl time.Duration) (tls.Certificate, error) {
+	template, err := clientTemplate(name)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return ca.issue(template, ttl)
+}
+
+// clientTemplate is a client certificate that carries a name.
+func clientTemplate(name string) (*x509.Certificate, error) {
 	template := &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	if strings.HasPrefix(name, "spiffe://") {
 		id, err := url.Parse(name)
 		if err != nil || len(name) > 2048 || id.Host == "" || id.User != nil || id.Port() != "" || id.RawQuery != "" || id.Fragment != "" || id.String() != name {
-			return tls.Certificate{}, fmt.Errorf("%w: not a SPIFFE id", ErrName)
+			return nil, fmt.Errorf("%w: not a SPIFFE id", ErrName)
 		}
 		template.URIs = []*url.URL{id}
 		template.Subject.Organization = []string{"Sealpost"}
 		if last := path.Base(id.Path); len(last) <= 64 && last != "/" && last != "." {
 			template.Subject.CommonName = last
 		}
-	} else {
-		if !printable(name) || len(name) > 64 {
-			return tls.Certificate{}, fmt.Errorf("%w: want 1 to 64 printable bytes", ErrName)
-		}
-		template.Subject.CommonName = name
+		return template, nil
 	}
-	return ca.issue(template, ttl)
+	if !printable(name) || len(name) > 64 {
+		return nil, fmt.Errorf("%w: want 1 to 64 printable bytes", ErrName)
+	}
+	template.Subject.CommonName = name
+	return template, nil
 }
 
 // IssueServer makes a key and a certificate for our own listeners and the demo's receivers. At least one name or
@@ -374,15 +383,28 @@ func (ca *CA) IssueServer(dnsNames []string, ips []netip.Addr, ttl time.Duration
 }
 
 func (ca *CA) issue(template *x509.Certificate, ttl time.Duration) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("pki: make key: %w", err)
+	}
+	leaf, err := ca.sign(template, key.Public(), ttl)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.intermediate.Raw}, PrivateKey: crypto.PrivateKey(key), Leaf: leaf}, nil
+}
+
+// sign makes a certificate of a template for a public key, never valid beyond the CA's own.
+func (ca *CA) sign(template *x509.Certificate, public crypto.PublicKey, ttl time.Duration) (*x509.Certificate, error) {
 	if ttl == 0 {
 		ttl = DefaultTTL
 	}
 	if ttl < MinTTL || ttl > MaxTTL {
-		return tls.Certificate{}, fmt.Errorf("%w: %s, want %s to %s", ErrTTL, ttl, MinTTL, MaxTTL)
+		return nil, fmt.Errorf("%w: %s, want %s to %s", ErrTTL, ttl, MinTTL, MaxTTL)
 	}
 	now := ca.clock()
 	if now.After(ca.intermediate.NotAfter) || now.Before(ca.intermediate.NotBefore) {
-		return tls.Certificate{}, ErrExpired
+		return nil, ErrExpired
 	}
 	template.NotBefore = now.Add(-backdate)
 	template.NotAfter = now.Add(ttl)
@@ -391,19 +413,15 @@ func (ca *CA) issue(template *x509.Certificate, ttl time.Duration) (tls.Certific
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.BasicConstraintsValid = true // an explicit CA:FALSE
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.intermediate, public, ca.key)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("pki: make key: %w", err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.intermediate, key.Public(), ca.key)
-	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("pki: sign certificate: %w", err)
+		return nil, fmt.Errorf("pki: sign certificate: %w", err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("pki: sign certificate: %w", err)
+		return nil, fmt.Errorf("pki: sign certificate: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der, ca.intermediate.Raw}, PrivateKey: crypto.PrivateKey(key), Leaf: leaf}, nil
+	return leaf, nil
 }
 
 // RenewAt is when a certificate is due for renewal: at two thirds of its life.

@@ -25,7 +25,7 @@ func encode(r *Record) ([]byte, error) {
 	m.Version = recordVersion
 	m.Id, m.Tenant = r.ID, r.Tenant
 	m.State, m.StateReason = string(r.State), r.StateReason
-	m.Registrant, m.Approver = r.Registrant, r.Approver
+	m.Registrant, m.Approver, m.Hands = r.Registrant, r.Approver, r.Hands
 	m.CreateTime, m.UpdateTime, m.ApproveTime = nanos(r.CreateTime), nanos(r.UpdateTime), nanos(r.ApproveTime)
 	m.RequestId, m.RequestDigest = r.RequestID, r.RequestDigest
 	m.Inactive, m.InactiveSince, m.ContainedFrom = int64(r.Inactive), nanos(r.InactiveSince), string(r.ContainedFrom)
@@ -36,7 +36,7 @@ func encode(r *Record) ([]byte, error) {
 	}
 	if r.Proposed != nil {
 		m.Proposed = settingsRecord(&r.Proposed.Settings)
-		m.Proposed.Registrant, m.Proposed.UpdateTime = r.Proposed.Author, nanos(r.Proposed.Time)
+		m.Proposed.Registrant, m.Proposed.Hands, m.Proposed.UpdateTime = r.Proposed.Author, r.Proposed.Hands, nanos(r.Proposed.Time)
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
@@ -66,7 +66,7 @@ func decode(data []byte) (*Record, error) {
 	r := &Record{
 		ID: m.Id, Tenant: m.Tenant,
 		State: relay.EndpointState(m.State), StateReason: m.StateReason,
-		Registrant: m.Registrant, Approver: m.Approver,
+		Registrant: m.Registrant, Approver: m.Approver, Hands: m.Hands,
 		CreateTime: moment(m.CreateTime), UpdateTime: moment(m.UpdateTime), ApproveTime: moment(m.ApproveTime),
 		Inactive: time.Duration(m.Inactive), InactiveSince: moment(m.InactiveSince), ContainedFrom: relay.EndpointState(m.ContainedFrom),
 		Settings:  settings(&m),
@@ -76,7 +76,7 @@ func decode(data []byte) (*Record, error) {
 		r.Keys = append(r.Keys, Key{ID: k.Id, Secret: k.Sealed, Public: k.Public, CreateTime: moment(k.CreateTime), ExpireTime: moment(k.ExpireTime)})
 	}
 	if m.Proposed != nil {
-		r.Proposed = &Proposal{Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Time: moment(m.Proposed.UpdateTime)}
+		r.Proposed = &Proposal{Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Hands: m.Proposed.Hands, Time: moment(m.Proposed.UpdateTime)}
 	}
 	switch r.State {
 	case relay.EndpointUnverified, relay.EndpointPending, relay.EndpointActive, relay.EndpointPaused,

@@ -17,8 +17,9 @@ type Record struct {
 	Tenant      string
 	State       relay.EndpointState
 	StateReason string
-	Registrant  string // the account that registered it
-	Approver    string // of Settings; empty where they were never approved
+	Registrant  string   // the account that registered it
+	Hands       []string // those that the registrant's credential went through
+	Approver    string   // of Settings; empty where they were never approved
 	CreateTime  time.Time
 	UpdateTime  time.Time
 	ApproveTime time.Time
@@ -68,6 +69,7 @@ func (r *Record) MoveTo(state relay.EndpointState, reason string, now time.Time)
 type Proposal struct {
 	Settings Settings
 	Author   string
+	Hands    []string // those that the author's credential went through
 	Time     time.Time
 }
 
