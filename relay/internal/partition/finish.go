@@ -62,6 +62,8 @@ func (l *loop) decide(t *task, r result, now time.Time) error {
 		return l.conclude(t, relay.Cancelled, closed, r.attempt)
 	case v.Kind == relay.VerdictHold:
 		return l.conclude(t, relay.Held, v.Reason, r.attempt)
+	case v.Reason == relay.ReasonInterrupted && closed != relay.ReasonNone:
+		return l.conclude(t, relay.Parked, closed, r.attempt)
 	case v.Reason == relay.ReasonInterrupted:
 		// Ended by us: it is open, and ready at once when it may be sent again.
 		return l.conclude(t, relay.Pending, v.Reason, r.attempt)
