@@ -77,14 +77,14 @@ func StartNATS(tb testing.TB, binary string) *NATS {
 			routes = append(routes, fmt.Sprintf("%q", "nats://"+p.Address))
 		}
 		from.config = filepath.Join(dir, from.Name+".conf")
-		// Nobody is told of addresses that lead past the proxies. A route that is dead is given up after ten seconds, and not after 90: until
+		// Nobody is told of addresses that lead past the proxies. A route that is dead is given up after fifteen seconds, and not after 90: until
 		// then the others send their own part of everything into it, and once its buffers are full, wait for it.
 		text := fmt.Sprintf(`server_name: %s
 listen: %q
 http: %q
 max_payload: 12MB
 jetstream { store_dir: %q, max_file_store: 64GB }
-cluster { name: rig, listen: %q, no_advertise: true, ping_interval: "5s", ping_max: 1, routes: [%s] }
+cluster { name: rig, listen: %q, no_advertise: true, ping_interval: "5s", ping_max: 2, routes: [%s] }
 `, from.Name, client[i], monitor[i], filepath.Join(dir, from.Name), cluster[i], strings.Join(routes, ", "))
 		if err := os.WriteFile(from.config, []byte(text), 0o600); err != nil {
 			tb.Fatal(err)
