@@ -236,7 +236,7 @@ func TestSettleCutsOff(t *testing.T) {
 	w.start()
 	seqs := w.many(3)
 	w.until("an attempt", func() bool { return w.inFlight("ep") == 1 })
-	revision := w.state("ep", relay.EndpointContained)
+	revision := w.state("ep", relay.EndpointPaused)
 	settled := make(chan error, 1)
 	go func() { settled <- w.owners().Settle(t.Context(), "acme", revision) }()
 	w.until("the command", func() bool {
@@ -249,9 +249,33 @@ func TestSettleCutsOff(t *testing.T) {
 	w.release()
 	w.state("ep", relay.EndpointActive)
 	w.reachAll(seqs, "ep", relay.Delivered)
-	if o := w.of(seqs[0], "ep"); o[0].State != relay.Pending || o[0].Reason != relay.ReasonInterrupted && o[0].Reason != relay.ReasonSlow {
+	// What is in flight for longer than a second is recorded as that first.
+	if o := w.of(seqs[0], "ep"); (o[0].State != relay.Pending || o[0].Reason != relay.ReasonSlow) && (o[0].State != relay.Parked || o[0].Reason != relay.ReasonEndpointPaused) {
 		t.Errorf("%+v", o[0])
 	}
+	w.finish()
+	w.settled()
+}
+
+// Containing does not wait for what is in flight: no time passes here.
+func TestContainingCutsOffAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.endpoint("ep")
+	w.hang("ep")
+	w.start()
+	seqs := w.many(3)
+	w.until("an attempt", func() bool { return w.inFlight("ep") == 1 })
+	if err := w.owners().Settle(t.Context(), "acme", w.state("ep", relay.EndpointContained)); err != nil || w.inFlight("ep") != 0 {
+		t.Fatal(err)
+	}
+	w.reachAll(seqs, "ep", relay.Parked)
+	if o := w.of(seqs[0], "ep"); o[0].State != relay.Parked || o[0].Reason != relay.ReasonEndpointContained {
+		t.Errorf("%+v", o[0])
+	}
+	w.release()
+	w.state("ep", relay.EndpointActive)
+	w.reachAll(seqs, "ep", relay.Delivered)
 	w.finish()
 	w.settled()
 }
