@@ -22,6 +22,7 @@ import (
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/app"
 	"github.com/sealpost/sealpost/relay/client"
+	"github.com/sealpost/sealpost/test/rig"
 )
 
 // issue has the server sign a certificate for an account.
@@ -265,8 +266,8 @@ func TestIdentityRenewsByItself(t *testing.T) {
 	if again.Certificate().Leaf.NotAfter.Before(first.Leaf.NotAfter) {
 		t.Error("it does not live longer")
 	}
-	me, err := sealpostv1.NewAccessServiceClient(c.Conn()).GetCaller(t.Context(), &sealpostv1.GetCallerRequest{})
-	if err != nil || me.GetCredentialId() != fingerprint(*identity.Certificate()) {
-		t.Errorf("it calls with %v, %v", me, err)
-	}
+	rig.Eventually(t, "it calls with the new one", func() bool {
+		me, err := sealpostv1.NewAccessServiceClient(c.Conn()).GetCaller(t.Context(), &sealpostv1.GetCallerRequest{})
+		return err == nil && me.GetCredentialId() == fingerprint(*identity.Certificate())
+	})
 }
