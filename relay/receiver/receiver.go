@@ -31,7 +31,7 @@
 //	422  OnEvent returned ErrRejected                        dead
 //	424  a chunk whose predecessors are not here (any more)  the set from its first chunk
 //	500  OnEvent failed                                      tried again
-//	503  busy with the same delivery, or full                tried again, after Retry-After
+//	503  busy with the same delivery, full, or without keys  tried again, after Retry-After
 package receiver
 
 import (
@@ -63,10 +63,12 @@ var ErrOptions = errors.New("receiver: invalid options")
 // ErrRejected is what OnEvent returns (wrapped, too) to refuse an event for good: the sender is told not to repeat it.
 var ErrRejected = errors.New("rejected")
 
-// Options of a Receiver. Verifier and OnEvent are required.
+// Options of a Receiver. OnEvent and one of Verifier and Keys are required.
 type Options struct {
 	// Verifier holds the scheme, the keys and the tolerance.
 	Verifier *signer.Verifier
+	// Keys is in place of Verifier where the sender's public keys are followed; see Follow.
+	Keys *KeySet
 
 	// OnEvent takes a delivery. It is called from many goroutines, with a context that ends with the request. An error
 	// makes the sender repeat the delivery later, unless it is ErrRejected.
@@ -101,9 +103,17 @@ type Delivery struct {
 	Chunks int
 }
 
+// verifier checks requests; *signer.Verifier and *KeySet do.
+type verifier interface {
+	Scheme() signer.Scheme
+	Tolerance() time.Duration
+	VerifyRequest(r *http.Request, body []byte) (signer.Verified, error)
+}
+
 // Receiver is an http.Handler. It is safe for concurrent use.
 type Receiver struct {
 	options Options
+	verify  verifier
 	facts   signer.Facts
 	slots   chan struct{} // one for each request that may be read
 	sets    *sets
@@ -111,9 +121,13 @@ type Receiver struct {
 
 // New returns a Receiver. It starts nothing.
 func New(options Options) (*Receiver, error) {
+	var verify verifier = options.Verifier
+	if options.Keys != nil {
+		verify = options.Keys
+	}
 	switch {
-	case options.Verifier == nil:
-		return nil, fmt.Errorf("%w: Verifier is required", ErrOptions)
+	case (options.Verifier == nil) == (options.Keys == nil):
+		return nil, fmt.Errorf("%w: one of Verifier and Keys is required", ErrOptions)
 	case options.OnEvent == nil:
 		return nil, fmt.Errorf("%w: OnEvent is required", ErrOptions)
 	case options.MaxBody < 0 || options.MaxInFlight < 0 || options.ReadTimeout < 0:
@@ -129,14 +143,14 @@ func New(options Options) (*Receiver, error) {
 		options.ReadTimeout = DefaultReadTimeout
 	}
 	if options.Seen == nil {
-		options.Seen = NewMemory(MemoryOptions{Tolerance: options.Verifier.Tolerance()})
+		options.Seen = NewMemory(MemoryOptions{Tolerance: verify.Tolerance()})
 	}
-	facts := options.Verifier.Scheme().Facts()
+	facts := verify.Scheme().Facts()
 	kept, err := newSets(options.Chunks, !facts.CoversID && !facts.CoversChunk)
 	if err != nil {
 		return nil, err
 	}
-	return &Receiver{options: options, facts: facts, slots: make(chan struct{}, options.MaxInFlight), sets: kept}, nil
+	return &Receiver{options: options, verify: verify, facts: facts, slots: make(chan struct{}, options.MaxInFlight), sets: kept}, nil
 }
 
 // answer is one line of the table above.
@@ -162,6 +176,7 @@ var (
 	setLost    = answer{http.StatusFailedDependency, "earlier chunks are missing", 0}
 	failed     = answer{http.StatusInternalServerError, "not handled", 0}
 	busy       = answer{http.StatusServiceUnavailable, "being handled", 1}
+	keyless    = answer{http.StatusServiceUnavailable, "keys not known", 10}
 	full       = answer{http.StatusServiceUnavailable, "full", 5}
 )
 
@@ -198,10 +213,12 @@ func (rc *Receiver) serve(w http.ResponseWriter, r *http.Request) answer {
 	if refused.status != 0 {
 		return refused
 	}
-	v, err := rc.options.Verifier.VerifyRequest(r, body)
+	v, err := rc.verify.VerifyRequest(r, body)
 	switch {
 	case errors.Is(err, signer.ErrMalformed):
 		return malformed
+	case errors.Is(err, ErrKeysUnknown):
+		return keyless
 	case err != nil:
 		return unverified
 	}
