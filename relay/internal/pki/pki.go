@@ -306,6 +306,9 @@ func (ca *CA) Fingerprint() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Certificates are the CA's own, to be read only.
+func (ca *CA) Certificates() (root, issuing *x509.Certificate) { return ca.root, ca.intermediate }
+
 // Roots returns a fresh pool with the root certificate.
 func (ca *CA) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
