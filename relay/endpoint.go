@@ -84,6 +84,20 @@ type TLS struct {
 	AllowTLS12        bool
 }
 
+// Rotation is when an endpoint's signing key is replaced by itself. The zero value is never.
+type Rotation struct {
+	Every   time.Duration // the life of a key
+	Overlap time.Duration // how long both keys are good; 0: DefaultOverlap
+}
+
+// OverlapOrDefault is the overlap that holds.
+func (r Rotation) OverlapOrDefault() time.Duration {
+	if r.Overlap <= 0 {
+		return DefaultOverlap
+	}
+	return r.Overlap
+}
+
 // Bounds and defaults of an endpoint's settings.
 const (
 	DefaultConcurrency = 8
@@ -99,6 +113,11 @@ const (
 	MaxURLLength       = 2 << 10
 	MaxEventPatterns   = 64
 	MaxStaticHeaders   = 16
+	DefaultOverlap     = 24 * time.Hour
+	MaxOverlap         = 30 * 24 * time.Hour
+	MinOverlap         = time.Minute // of a schedule: a receiver has to hear of a key before it signs
+	MinRotation        = 24 * time.Hour
+	MaxRotation        = 730 * 24 * time.Hour
 )
 
 // Endpoint is a partner's registered URL in one tenant, with its subscription, keys, policy, limits and state: one
@@ -126,6 +145,7 @@ type Endpoint struct {
 	RetryFor    time.Duration
 	HTTP2       bool
 	TLS         TLS
+	Rotation    Rotation
 	Headers     []Header
 	BasicUser   string
 	BasicPass   Secret
@@ -145,6 +165,9 @@ type Endpoint struct {
 	// InactiveSince when the present spell began; zero while it is active.
 	Inactive      time.Duration
 	InactiveSince time.Time
+
+	// CertificateTime is from when on client certificates may be that are presented; zero: any.
+	CertificateTime time.Time
 
 	// Signer signs for this endpoint with the keys in force. It is nil where they could not be had: then nothing
 	// is sent.

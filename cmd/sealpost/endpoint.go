@@ -49,6 +49,7 @@ func newEndpoint(conn *connection) *cobra.Command {
 				return c.DeleteEndpoint(cmd.Context(), &sealpostv1.DeleteEndpointRequest{Id: id, Tenant: tenant, Etag: flagText(cmd, "etag")})
 			}),
 	)
+	cmd.AddCommand(newEndpointKeys(conn)...)
 	return cmd
 }
 
@@ -115,6 +116,7 @@ type endpointFlags struct {
 	masks                               []string
 	rate                                float64
 	timeout, retryFor                   time.Duration
+	rotateEvery, rotateOverlap          time.Duration
 	endpoint                            sealpostv1.Endpoint
 	allow, drop, pseudonymize, spkiPins []string
 }
@@ -146,6 +148,8 @@ func (e *endpointFlags) add(cmd *cobra.Command, creating bool) {
 	f.BoolVar(&ep.Http2, "http2", false, "speak HTTP/2 where the server offers it")
 	f.StringVar(&e.clientCert, "client-certificate", "", "none, offered or required")
 	f.StringVar(&e.caFile, "ca-file", "", "PEM file of roots to trust the endpoint by (default the system's)")
+	f.DurationVar(&e.rotateEvery, "rotate-every", 0, "life of its signing key, 24h to 17520h (default it is replaced on demand only)")
+	f.DurationVar(&e.rotateOverlap, "rotate-overlap", 0, "how long the old and the new key are both good (default 24h)")
 	f.StringSliceVar(&e.spkiPins, "spki-pins", nil, "sha256/<base64> of public keys, one of which must be in its chain")
 	if creating {
 		addScheme(cmd, &ep.Scheme, "")
@@ -160,7 +164,7 @@ var endpointPaths = map[string]string{
 	"drop": "redaction.drop", "mask": "redaction.mask", "pseudonymize": "redaction.pseudonymize", "chunk-bytes": "chunk_bytes",
 	"chunk-array": "chunk_array", "concurrency": "concurrency", "ordered": "ordered", "rate": "rate_limit", "timeout": "timeout",
 	"retry-for": "retry_for", "http2": "http2", "client-certificate": "tls.client_certificate", "ca-file": "tls.ca_pem",
-	"spki-pins": "tls.spki_pins",
+	"spki-pins": "tls.spki_pins", "rotate-every": "rotation.every", "rotate-overlap": "rotation.overlap",
 }
 
 // maxEndpointBytes bounds a file with an endpoint, roots included.
@@ -214,7 +218,14 @@ func (e *endpointFlags) over(to, set *sealpostv1.Endpoint, flag string) error {
 	if strings.HasPrefix(endpointPaths[flag], "tls.") && to.Tls == nil {
 		to.Tls = &sealpostv1.Tls{}
 	}
+	if strings.HasPrefix(endpointPaths[flag], "rotation.") && to.Rotation == nil {
+		to.Rotation = &sealpostv1.Rotation{}
+	}
 	switch flag {
+	case "rotate-every":
+		to.Rotation.Every = durationpb.New(e.rotateEvery)
+	case "rotate-overlap":
+		to.Rotation.Overlap = durationpb.New(e.rotateOverlap)
 	case "url":
 		to.Url = set.Url
 	case "owner":
@@ -568,6 +579,12 @@ func endpointRows(w io.Writer, ep *sealpostv1.Endpoint) {
 		}
 	}
 	row(w, "client certificate", ep.GetTls().GetClientCertificate())
+	if r := ep.GetRotation(); r != nil {
+		row(w, "rotation", fmt.Sprintf("every %v, overlap %v", r.GetEvery().AsDuration(), r.GetOverlap().AsDuration()))
+	}
+	for _, k := range ep.GetSigningKeys() {
+		row(w, "signing key", k.GetId()+" "+k.GetState().String())
+	}
 	row(w, "created", when(ep.GetCreateTime()))
 	row(w, "etag", ep.GetEtag())
 }

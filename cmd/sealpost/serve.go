@@ -24,6 +24,7 @@ var serveFlags = []struct{ flag, key, usage string }{
 	{"grpc", "grpc", "address of the gRPC API (default 127.0.0.1:7780)"},
 	{"http", "http", "address of the REST API (default 127.0.0.1:7781)"},
 	{"admin", "admin", "address of metrics and health (default 127.0.0.1:7782)"},
+	{"public", "public", "one more address, which serves public keys and the CA and nothing else (default none)"},
 	{"tls-cert", "tls.cert", "PEM file with the listeners' certificate"},
 	{"tls-key", "tls.key", "PEM file with its key"},
 	{"nats", "nats.url", "URL of an external NATS server in place of the embedded one"},

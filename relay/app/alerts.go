@@ -70,6 +70,9 @@ func (w *watcher) look(ctx context.Context, st journal.Status, now time.Time) {
 	w.tell(alert.Notice{Kind: alert.DiskShort}, st.Full != nil, now)
 	w.tell(alert.Notice{Kind: alert.AuditBroken}, w.tree.Halted() != nil, now)
 	w.tell(alert.Notice{Kind: alert.AuditUnpublished}, w.tree.Unpublished() != nil, now)
+	for _, c := range w.certificates() {
+		w.tell(alert.Notice{Kind: alert.CertificateExpiring, Reason: c.name}, c.soon(now), now)
+	}
 	for p, projector := range w.projector {
 		if !w.owned[p].Load() {
 			continue // its owner's to tell

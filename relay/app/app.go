@@ -81,6 +81,10 @@ type App struct {
 	listeners  []listener
 	relays     *crew // of Run
 
+	listenerCert *pki.Pair // of our listeners; nil: plain text, on loopback
+	clientCert   *pki.Pair // presented to every endpoint; nil: one for each, of the built-in CA
+	clientCerts  *clientCerts
+
 	copying  sync.Mutex // held by the backup under way
 	cleanups []cleanup  // in the order of opening
 }
@@ -108,6 +112,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		open func(context.Context) error
 	}{
 		{"data folder", a.openFolder},
+		{"certificates", a.openCertificates},
 		{"journal", a.openJournal},
 		{"audit log", a.openAudit},
 		{"registry", a.openRegistry},
@@ -293,11 +298,8 @@ func (a *App) changes() changes {
 	return ledger.NewFollower(logs, a.log)
 }
 
-func (a *App) openCourier(context.Context) error {
-	certs, err := newClientCerts(a.ca, a.o.ClientCert, a.o.Clock)
-	if err != nil {
-		return err
-	}
+func (a *App) openCourier(context.Context) (err error) {
+	a.clientCerts = newClientCerts(a.ca, a.clientCert, a.o.Clock)
 	a.guard = &egress.Guard{Allow: a.o.Egress.Allow, Ports: a.o.Egress.Ports}
 	if a.o.Dev {
 		a.guard.Allow = append(a.guard.Allow, loopback...)
@@ -309,7 +311,7 @@ func (a *App) openCourier(context.Context) error {
 	pool := egress.NewPool(options)
 	a.onClose("connections", func(context.Context) error { pool.Close(); return nil })
 	a.courier, err = courier.New(courier.Options{
-		Pool: pool, ClientCertificates: certs.of, PlainHTTP: a.o.Dev, Version: a.o.Version, Clock: a.o.Clock, Logger: a.log,
+		Pool: pool, ClientCertificates: a.clientCerts.of, PlainHTTP: a.o.Dev, Version: a.o.Version, Clock: a.o.Clock, Logger: a.log,
 	})
 	return err
 }
@@ -337,13 +339,9 @@ func (a *App) openControl(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	conf, err := a.o.TLS.config()
-	if err != nil {
-		return err
-	}
 	a.api, err = api.New(api.Options{
 		Auth: a.access, Noter: a.control, Events: a.control, Endpoints: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Access: a.control, System: a.control, Audit: a.control,
-		OAuth: api.OAuth{Issuer: a.o.oauthIssuer(), Life: a.o.Access.AccessTokenLife}, LogCalls: a.o.Access.LogCalls, TLS: conf, MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
+		OAuth: api.OAuth{Issuer: a.o.oauthIssuer(), Life: a.o.Access.AccessTokenLife}, LogCalls: a.o.Access.LogCalls, TLS: a.tls(), MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
 	})
 	return err
 }
@@ -371,6 +369,12 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 	if a.o.Role != RoleAPI {
 		parts.Go("alerts", func() error { return a.alerts.Run(watching) })
 		parts.Go("health", func() error { return a.watchSelf(watching) })
+		parts.Go("rotation", func() error { return a.turnKeys(watching) })
+	}
+	for _, pair := range []*pki.Pair{a.listenerCert, a.clientCert} {
+		if pair != nil {
+			parts.Go("certificate files", func() error { return pair.Run(watching) })
+		}
 	}
 	parts.Go("audit log", func() error { return a.audit.Run(watching) })
 	for _, l := range a.listeners {
@@ -535,7 +539,7 @@ func (a *App) keepTrimmed(ctx context.Context) error {
 	}
 }
 
-// Addresses are those listened on, by name: grpc, http, admin.
+// Addresses are those listened on, by name: grpc, http, admin, public.
 func (a *App) Addresses() map[string]net.Addr {
 	out := map[string]net.Addr{}
 	for _, l := range a.listeners {

@@ -11,15 +11,22 @@ import (
 )
 
 // clientCerts has the certificate that is presented to each endpoint: one of the built-in CA with the endpoint's name, renewed at two
-// thirds of its life, or the one that was given for all.
+// thirds of its life, or the one that was given for all. Connections made with one that was replaced are used no more, and end when
+// they have been idle for a while; what is in flight on them ends as it would.
 type clientCerts struct {
 	ca    *pki.CA
 	clock func() time.Time
-	given *tls.Certificate
+	given *pki.Pair // nil: none
 
 	mu     sync.Mutex
-	issued map[string]*tls.Certificate // by endpoint
+	issued map[string]issued // by endpoint
 	swept  time.Time
+}
+
+// issued is a certificate with the endpoint's CertificateTime that it was issued for.
+type issued struct {
+	*tls.Certificate
+	asked time.Time
 }
 
 // sweepEvery is how often certificates are looked for that nobody asked to renew: of endpoints that are gone, or get nothing.
@@ -39,28 +46,21 @@ func (c *clientCerts) forget() {
 	}
 }
 
-func newClientCerts(ca *pki.CA, given ClientCert, clock func() time.Time) (*clientCerts, error) {
-	c := &clientCerts{ca: ca, clock: clock, issued: map[string]*tls.Certificate{}}
-	if given.Cert == "" {
-		return c, nil
-	}
-	pair, err := pki.LoadPair(given.Cert, given.Key)
-	if err != nil {
-		return nil, err
-	}
-	c.given = &pair
-	return c, nil
+// newClientCerts issues certificates of ca; given, where it is not nil, is presented in their place.
+func newClientCerts(ca *pki.CA, given *pki.Pair, clock func() time.Time) *clientCerts {
+	return &clientCerts{ca: ca, clock: clock, given: given, issued: map[string]issued{}}
 }
 
 // of is the certificate to present to an endpoint now.
 func (c *clientCerts) of(ep *relay.Endpoint) (*tls.Certificate, error) {
 	if c.given != nil {
-		return c.given, nil
+		return c.given.Current(), nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if cert := c.issued[ep.ID]; cert != nil && c.clock().Before(pki.RenewAt(cert.Leaf)) {
-		return cert, nil
+	// A delivery that goes by the endpoint as it was before may come later than one that goes by the latest.
+	if have, ok := c.issued[ep.ID]; ok && !have.asked.Before(ep.CertificateTime) && c.clock().Before(pki.RenewAt(have.Leaf)) {
+		return have.Certificate, nil
 	}
 	name, err := pki.EndpointName(ep.Tenant, ep.ID)
 	if err != nil {
@@ -76,6 +76,18 @@ func (c *clientCerts) of(ep *relay.Endpoint) (*tls.Certificate, error) {
 		}
 	}
 	c.forget()
-	c.issued[ep.ID] = &cert
+	c.issued[ep.ID] = issued{&cert, ep.CertificateTime}
 	return &cert, nil
+}
+
+// soonest is when the first of the certificates that were issued, and not let go of, ends; the zero time where there is none.
+func (c *clientCerts) soonest() (end time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cert := range c.issued {
+		if end.IsZero() || cert.Leaf.NotAfter.Before(end) {
+			end = cert.Leaf.NotAfter
+		}
+	}
+	return end
 }

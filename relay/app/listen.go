@@ -30,10 +30,6 @@ type listener struct {
 
 // listen takes the addresses, so that a taken one is found out before anything runs.
 func (a *App) listen(ctx context.Context) error {
-	conf, err := a.o.TLS.config()
-	if err != nil {
-		return err
-	}
 	for _, one := range []struct {
 		name, address string
 		server        func(net.Listener, *tls.Config) listener
@@ -45,12 +41,18 @@ func (a *App) listen(ctx context.Context) error {
 		{"admin", a.o.Admin, func(l net.Listener, c *tls.Config) listener {
 			return httpListener(l, c, api.NewHTTPServer(a.admin()))
 		}},
+		{"public", a.o.Public, func(l net.Listener, c *tls.Config) listener {
+			return httpListener(l, c, api.NewHTTPServer(a.publicOnly()))
+		}},
 	} {
+		if one.address == "" {
+			continue
+		}
 		socket, err := (&net.ListenConfig{}).Listen(ctx, "tcp", one.address)
 		if err != nil {
 			return fmt.Errorf("%s: %w", one.name, err)
 		}
-		l := one.server(socket, conf)
+		l := one.server(socket, a.tls())
 		l.name = one.name
 		a.listeners = append(a.listeners, l)
 		a.onClose(one.name, func(context.Context) error {
@@ -99,22 +101,33 @@ func httpListener(l net.Listener, conf *tls.Config, server *http.Server) listene
 	}
 }
 
-// config is TLS for our listeners, nil where there is none.
-func (t ListenerTLS) config() (*tls.Config, error) {
-	if t.Cert == "" {
-		return nil, nil
+// openCertificates reads the certificates that are given in files: that of our listeners, and the one presented to endpoints.
+func (a *App) openCertificates(context.Context) (err error) {
+	if t := a.o.TLS; t.Cert != "" {
+		if a.listenerCert, err = pki.Watch(t.Cert, t.Key, a.o.Clock, a.log); err != nil {
+			return fmt.Errorf("tls: %w", err)
+		}
 	}
-	pair, err := pki.LoadPair(t.Cert, t.Key)
-	if err != nil {
-		return nil, fmt.Errorf("tls: %w", err)
+	if c := a.o.ClientCert; c.Cert != "" {
+		if a.clientCert, err = pki.Watch(c.Cert, c.Key, a.o.Clock, a.log); err != nil {
+			return fmt.Errorf("clientCertificate: %w", err)
+		}
 	}
-	conf := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}}
+	return nil
+}
+
+// tls is for our listeners, nil where there is none. Each handshake has the certificate that is in the files by then.
+func (a *App) tls() *tls.Config {
+	if a.listenerCert == nil {
+		return nil
+	}
+	conf := &tls.Config{GetCertificate: a.listenerCert.GetCertificate, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}}
 	// A client certificate is asked for and not required; whose it is, access says of each call.
 	conf.ClientAuth = tls.RequestClientCert
-	if t.AllowTLS12 {
+	if a.o.TLS.AllowTLS12 {
 		conf.MinVersion = tls.VersionTLS12
 	}
-	return conf, nil
+	return conf
 }
 
 // natsTLS is for a connection to an external server with roots of its own.

@@ -20,6 +20,9 @@ type gauges struct {
 	behind    *prometheus.Desc
 	endpoints *prometheus.Desc
 	broken    *prometheus.Desc
+	expiry    *prometheus.Desc
+	keyAge    *prometheus.Desc
+	rotations *prometheus.Desc
 }
 
 func newGauges(a *App) *gauges {
@@ -35,12 +38,15 @@ func newGauges(a *App) *gauges {
 		behind:    describe("view_behind_outcomes", "Durable outcomes that the view does not have yet.", "partition"),
 		endpoints: describe("endpoints", "Endpoints by state; deleted ones are tombstones.", "state"),
 		broken:    describe("endpoints_unusable", "Active endpoints that cannot be sent to, because their record, keys or policy cannot be used."),
+		expiry:    describe("certificate_expiry_timestamp_seconds", "When a certificate of ours ends; ENDPOINTS is the first of those that are presented to endpoints, one each, and renewed by themselves.", "certificate"),
+		keyAge:    describe("signing_key_oldest_age_seconds", "Age of the oldest signing key in use."),
+		rotations: describe("signing_key_rotations", "Endpoints whose signing key is rotated by a schedule, whose next secret waits to be claimed, and whose waits beyond its time.", "state"),
 	}
 }
 
 // Describe names the metrics.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{g.build, g.connected, g.bytes, g.bound, g.behind, g.endpoints, g.broken} {
+	for _, d := range []*prometheus.Desc{g.build, g.connected, g.bytes, g.bound, g.behind, g.endpoints, g.broken, g.expiry, g.keyAge, g.rotations} {
 		ch <- d
 	}
 }
@@ -75,6 +81,21 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		set(g.endpoints, float64(n), string(state))
 	}
 	set(g.broken, float64(broken))
+	g.collectTrust(set)
+}
+
+func (g *gauges) collectTrust(set func(*prometheus.Desc, float64, ...string)) {
+	for _, c := range g.app.certificates() {
+		set(g.expiry, float64(c.NotAfter.Unix()), c.name)
+	}
+	if end := g.app.clientCerts.soonest(); !end.IsZero() {
+		set(g.expiry, float64(end.Unix()), "ENDPOINTS")
+	}
+	oldest, scheduled, unclaimed, overdue := g.app.rotations(g.app.o.Clock())
+	set(g.keyAge, oldest.Seconds())
+	set(g.rotations, float64(scheduled), "scheduled")
+	set(g.rotations, float64(unclaimed), "unclaimed")
+	set(g.rotations, float64(overdue), "overdue")
 }
 
 func (g *gauges) collectJournal(ctx context.Context, set func(*prometheus.Desc, float64, ...string)) {

@@ -30,8 +30,11 @@ type Options struct {
 	GRPC  string `yaml:"grpc"`
 	HTTP  string `yaml:"http"`
 	Admin string `yaml:"admin"`
+	// Public is one more address, for the Internet: it serves the endpoints' public keys and the CA of our client certificates, and
+	// nothing else. Default none.
+	Public string `yaml:"public"`
 
-	// TLS is for all three listeners.
+	// TLS is for all listeners.
 	TLS ListenerTLS `yaml:"tls"`
 
 	// Dev allows http:// and loopback endpoints and makes endpoints active at once. It marks the data folder: without it, the next
@@ -77,7 +80,8 @@ type Options struct {
 
 // ListenerTLS names the certificate of our own listeners.
 type ListenerTLS struct {
-	// Cert and Key are PEM files.
+	// Cert and Key are PEM files, looked at every two seconds: whatever renews them (cert-manager, a Vault agent, an ACME client)
+	// replaces them, and the next handshake has the new certificate.
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`
 	// AllowTLS12 admits TLS 1.2 beside 1.3.
@@ -243,7 +247,8 @@ type Audit struct {
 	PublishEvery time.Duration `yaml:"publishEvery"`
 }
 
-// ClientCert is the certificate presented to endpoints; default: one for each, of the built-in CA.
+// ClientCert is the certificate presented to endpoints; default: one for each, of the built-in CA. Its files are looked at as those of
+// TLS are.
 type ClientCert struct {
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`
@@ -334,7 +339,10 @@ func (o *Options) check() error {
 	if err := (retry.Schedule{Intervals: o.Delivery.RetryIntervals}).Check(); err != nil {
 		return fmt.Errorf("delivery.retryIntervals: %w", err)
 	}
-	for key, address := range map[string]string{"grpc": o.GRPC, "http": o.HTTP, "admin": o.Admin} {
+	for key, address := range map[string]string{"grpc": o.GRPC, "http": o.HTTP, "admin": o.Admin, "public": o.Public} {
+		if key == "public" && address == "" {
+			continue
+		}
 		if err := o.checkListener(key, address); err != nil {
 			return err
 		}

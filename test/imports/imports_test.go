@@ -89,6 +89,7 @@ var ours = []struct{ name, imports string }{
 	{"test/e2e", ""},
 	{"test/faults", ""},
 	{"test/imports", ""},
+	{"test/trust", ""},
 	{"test/readme", ""},
 	{"test/trust", ""},
 }

@@ -15,6 +15,9 @@ import (
 // binary is the sealpost that all tests run; TestMain builds it.
 var binary string
 
+// quiet is a configuration for partners on loopback that logs no single deliveries: the tests here make many.
+func quiet() rig.Config { return rig.Dev().With(rig.Config{"log": rig.Config{"level": "info"}}) }
+
 func TestMain(m *testing.M) { os.Exit(rig.Main(m, &binary)) }
 
 // run runs the binary as a person would, and answers its standard output, and all of it with its end where it failed.

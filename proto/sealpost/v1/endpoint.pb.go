@@ -93,6 +93,62 @@ func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
 	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{0, 0}
 }
 
+// What a key does.
+type SigningKey_State int32
+
+const (
+	SigningKey_STATE_UNSPECIFIED SigningKey_State = 0
+	// It signs.
+	SigningKey_CURRENT SigningKey_State = 1
+	// It is made known ahead and does not sign yet.
+	SigningKey_NEXT SigningKey_State = 2
+	// It was replaced. Receivers may still check with it; under schemes that carry two signatures it signs beside the current one.
+	SigningKey_PREVIOUS SigningKey_State = 3
+)
+
+// Enum value maps for SigningKey_State.
+var (
+	SigningKey_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "CURRENT",
+		2: "NEXT",
+		3: "PREVIOUS",
+	}
+	SigningKey_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"CURRENT":           1,
+		"NEXT":              2,
+		"PREVIOUS":          3,
+	}
+)
+
+func (x SigningKey_State) Enum() *SigningKey_State {
+	p := new(SigningKey_State)
+	*p = x
+	return p
+}
+
+func (x SigningKey_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SigningKey_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_endpoint_proto_enumTypes[1].Descriptor()
+}
+
+func (SigningKey_State) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_endpoint_proto_enumTypes[1]
+}
+
+func (x SigningKey_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SigningKey_State.Descriptor instead.
+func (SigningKey_State) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2, 0}
+}
+
 // What happens to a field that no rule names.
 type Redaction_Mode int32
 
@@ -133,11 +189,11 @@ func (x Redaction_Mode) String() string {
 }
 
 func (Redaction_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_endpoint_proto_enumTypes[1].Descriptor()
+	return file_sealpost_v1_endpoint_proto_enumTypes[2].Descriptor()
 }
 
 func (Redaction_Mode) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_endpoint_proto_enumTypes[1]
+	return &file_sealpost_v1_endpoint_proto_enumTypes[2]
 }
 
 func (x Redaction_Mode) Number() protoreflect.EnumNumber {
@@ -146,7 +202,7 @@ func (x Redaction_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Redaction_Mode.Descriptor instead.
 func (Redaction_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // Whether our client certificate is part of a connection.
@@ -189,11 +245,11 @@ func (x Tls_ClientCertificate) String() string {
 }
 
 func (Tls_ClientCertificate) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_endpoint_proto_enumTypes[2].Descriptor()
+	return file_sealpost_v1_endpoint_proto_enumTypes[3].Descriptor()
 }
 
 func (Tls_ClientCertificate) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_endpoint_proto_enumTypes[2]
+	return &file_sealpost_v1_endpoint_proto_enumTypes[3]
 }
 
 func (x Tls_ClientCertificate) Number() protoreflect.EnumNumber {
@@ -202,7 +258,7 @@ func (x Tls_ClientCertificate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Tls_ClientCertificate.Descriptor instead.
 func (Tls_ClientCertificate) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Of the lane to it.
@@ -243,11 +299,11 @@ func (x EndpointHealth_Breaker) String() string {
 }
 
 func (EndpointHealth_Breaker) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_endpoint_proto_enumTypes[3].Descriptor()
+	return file_sealpost_v1_endpoint_proto_enumTypes[4].Descriptor()
 }
 
 func (EndpointHealth_Breaker) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_endpoint_proto_enumTypes[3]
+	return &file_sealpost_v1_endpoint_proto_enumTypes[4]
 }
 
 func (x EndpointHealth_Breaker) Number() protoreflect.EnumNumber {
@@ -256,7 +312,7 @@ func (x EndpointHealth_Breaker) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EndpointHealth_Breaker.Descriptor instead.
 func (EndpointHealth_Breaker) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{24, 0}
 }
 
 // A partner's registered URL in one tenant, with its subscription, policy and limits.
@@ -328,9 +384,15 @@ type Endpoint struct {
 	Proposal *Proposal `protobuf:"bytes,33,opt,name=proposal,proto3" json:"proposal,omitempty"`
 	// Output only. The scheme signs no time (github, shopify): whoever records a delivery can send it again, at any time, and it verifies.
 	// The receiver has to remember what it has handled.
-	Replayable    bool `protobuf:"varint,50,opt,name=replayable,proto3" json:"replayable,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Replayable bool `protobuf:"varint,50,opt,name=replayable,proto3" json:"replayable,omitempty"`
+	// How its signing key is replaced by itself; absent: only on demand.
+	Rotation *Rotation `protobuf:"bytes,60,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Output only. Its signing keys, the current one first; never a secret.
+	SigningKeys []*SigningKey `protobuf:"bytes,61,rep,name=signing_keys,json=signingKeys,proto3" json:"signing_keys,omitempty"`
+	// Output only. Client certificates from before are no longer presented; absent where none was ever replaced ahead of its renewal.
+	ClientCertificateRotateTime *timestamppb.Timestamp `protobuf:"bytes,62,opt,name=client_certificate_rotate_time,json=clientCertificateRotateTime,proto3" json:"client_certificate_rotate_time,omitempty"`
+	unknownFields               protoimpl.UnknownFields
+	sizeCache                   protoimpl.SizeCache
 }
 
 func (x *Endpoint) Reset() {
@@ -601,6 +663,181 @@ func (x *Endpoint) GetReplayable() bool {
 	return false
 }
 
+func (x *Endpoint) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *Endpoint) GetSigningKeys() []*SigningKey {
+	if x != nil {
+		return x.SigningKeys
+	}
+	return nil
+}
+
+func (x *Endpoint) GetClientCertificateRotateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClientCertificateRotateTime
+	}
+	return nil
+}
+
+// When an endpoint's signing key is replaced. The next key is made, and published, one overlap ahead, and the one before it stays
+// good for one overlap after.
+type Rotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The life of a key, 1 to 730 days; absent: no schedule.
+	Every *durationpb.Duration `protobuf:"bytes,1,opt,name=every,proto3" json:"every,omitempty"`
+	// 1 minute to 30 days, and at most half of every; 24 h where it is absent.
+	Overlap       *durationpb.Duration `protobuf:"bytes,2,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rotation) Reset() {
+	*x = Rotation{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rotation) ProtoMessage() {}
+
+func (x *Rotation) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
+func (*Rotation) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Rotation) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *Rotation) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+// What is known of a signing key without its secret.
+type SigningKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 hex digits; the kid of the endpoint's JWKS and of an attempt.
+	Id    string           `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State SigningKey_State `protobuf:"varint,2,opt,name=state,proto3,enum=sealpost.v1.SigningKey_State" json:"state,omitempty"`
+	// hmac-sha256, ed25519 or rsa-v1_5-sha256; empty where the key cannot be read.
+	Algorithm  string                 `protobuf:"bytes,3,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Of the next key: when it becomes the current one by itself.
+	ActivateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=activate_time,json=activateTime,proto3" json:"activate_time,omitempty"`
+	// Of the previous key: when it is dropped.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Of the next key: nobody was shown its secret yet, so it does not become the current one by itself.
+	Unclaimed     bool `protobuf:"varint,7,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningKey) Reset() {
+	*x = SigningKey{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningKey) ProtoMessage() {}
+
+func (x *SigningKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
+func (*SigningKey) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SigningKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SigningKey) GetState() SigningKey_State {
+	if x != nil {
+		return x.State
+	}
+	return SigningKey_STATE_UNSPECIFIED
+}
+
+func (x *SigningKey) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *SigningKey) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *SigningKey) GetActivateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ActivateTime
+	}
+	return nil
+}
+
+func (x *SigningKey) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *SigningKey) GetUnclaimed() bool {
+	if x != nil {
+		return x.Unclaimed
+	}
+	return false
+}
+
 // A change that waits for approval.
 type Proposal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -615,7 +852,7 @@ type Proposal struct {
 
 func (x *Proposal) Reset() {
 	*x = Proposal{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +864,7 @@ func (x *Proposal) String() string {
 func (*Proposal) ProtoMessage() {}
 
 func (x *Proposal) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[1]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +877,7 @@ func (x *Proposal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
 func (*Proposal) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{1}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Proposal) GetEndpoint() *Endpoint {
@@ -680,7 +917,7 @@ type Redaction struct {
 
 func (x *Redaction) Reset() {
 	*x = Redaction{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +929,7 @@ func (x *Redaction) String() string {
 func (*Redaction) ProtoMessage() {}
 
 func (x *Redaction) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[2]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +942,7 @@ func (x *Redaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redaction.ProtoReflect.Descriptor instead.
 func (*Redaction) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Redaction) GetMode() Redaction_Mode {
@@ -754,7 +991,7 @@ type Mask struct {
 
 func (x *Mask) Reset() {
 	*x = Mask{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +1003,7 @@ func (x *Mask) String() string {
 func (*Mask) ProtoMessage() {}
 
 func (x *Mask) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +1016,7 @@ func (x *Mask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mask.ProtoReflect.Descriptor instead.
 func (*Mask) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{3}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Mask) GetPath() string {
@@ -806,7 +1043,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1055,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1068,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RateLimit) GetRequestsPerSecond() float64 {
@@ -857,7 +1094,7 @@ type Tls struct {
 
 func (x *Tls) Reset() {
 	*x = Tls{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1106,7 @@ func (x *Tls) String() string {
 func (*Tls) ProtoMessage() {}
 
 func (x *Tls) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1119,7 @@ func (x *Tls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tls.ProtoReflect.Descriptor instead.
 func (*Tls) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Tls) GetClientCertificate() Tls_ClientCertificate {
@@ -924,7 +1161,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1173,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1186,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{6}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Header) GetName() string {
@@ -977,7 +1214,7 @@ type BasicAuth struct {
 
 func (x *BasicAuth) Reset() {
 	*x = BasicAuth{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1226,7 @@ func (x *BasicAuth) String() string {
 func (*BasicAuth) ProtoMessage() {}
 
 func (x *BasicAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1239,7 @@ func (x *BasicAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BasicAuth.ProtoReflect.Descriptor instead.
 func (*BasicAuth) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BasicAuth) GetUsername() string {
@@ -1030,7 +1267,7 @@ type CreateEndpointRequest struct {
 
 func (x *CreateEndpointRequest) Reset() {
 	*x = CreateEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1279,7 @@ func (x *CreateEndpointRequest) String() string {
 func (*CreateEndpointRequest) ProtoMessage() {}
 
 func (x *CreateEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1292,7 @@ func (x *CreateEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEndpointRequest.ProtoReflect.Descriptor instead.
 func (*CreateEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{8}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateEndpointRequest) GetEndpoint() *Endpoint {
@@ -1085,7 +1322,7 @@ type CreateEndpointResponse struct {
 
 func (x *CreateEndpointResponse) Reset() {
 	*x = CreateEndpointResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1334,7 @@ func (x *CreateEndpointResponse) String() string {
 func (*CreateEndpointResponse) ProtoMessage() {}
 
 func (x *CreateEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1347,7 @@ func (x *CreateEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEndpointResponse.ProtoReflect.Descriptor instead.
 func (*CreateEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{9}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateEndpointResponse) GetEndpoint() *Endpoint {
@@ -1145,7 +1382,7 @@ type GetEndpointRequest struct {
 
 func (x *GetEndpointRequest) Reset() {
 	*x = GetEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1394,7 @@ func (x *GetEndpointRequest) String() string {
 func (*GetEndpointRequest) ProtoMessage() {}
 
 func (x *GetEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1407,7 @@ func (x *GetEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{10}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetEndpointRequest) GetId() string {
@@ -1202,7 +1439,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1451,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1464,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{11}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListEndpointsRequest) GetTenant() string {
@@ -1269,7 +1506,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1518,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1531,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{12}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -1323,7 +1560,7 @@ type UpdateEndpointRequest struct {
 
 func (x *UpdateEndpointRequest) Reset() {
 	*x = UpdateEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1572,7 @@ func (x *UpdateEndpointRequest) String() string {
 func (*UpdateEndpointRequest) ProtoMessage() {}
 
 func (x *UpdateEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1585,7 @@ func (x *UpdateEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEndpointRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{13}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateEndpointRequest) GetEndpoint() *Endpoint {
@@ -1376,7 +1613,7 @@ type DeleteEndpointRequest struct {
 
 func (x *DeleteEndpointRequest) Reset() {
 	*x = DeleteEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1625,7 @@ func (x *DeleteEndpointRequest) String() string {
 func (*DeleteEndpointRequest) ProtoMessage() {}
 
 func (x *DeleteEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1638,7 @@ func (x *DeleteEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEndpointRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{14}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteEndpointRequest) GetId() string {
@@ -1437,7 +1674,7 @@ type ApproveEndpointRequest struct {
 
 func (x *ApproveEndpointRequest) Reset() {
 	*x = ApproveEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1686,7 @@ func (x *ApproveEndpointRequest) String() string {
 func (*ApproveEndpointRequest) ProtoMessage() {}
 
 func (x *ApproveEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1699,7 @@ func (x *ApproveEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveEndpointRequest.ProtoReflect.Descriptor instead.
 func (*ApproveEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{15}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApproveEndpointRequest) GetId() string {
@@ -1498,7 +1735,7 @@ type RejectEndpointRequest struct {
 
 func (x *RejectEndpointRequest) Reset() {
 	*x = RejectEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1747,7 @@ func (x *RejectEndpointRequest) String() string {
 func (*RejectEndpointRequest) ProtoMessage() {}
 
 func (x *RejectEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1760,7 @@ func (x *RejectEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectEndpointRequest.ProtoReflect.Descriptor instead.
 func (*RejectEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{16}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RejectEndpointRequest) GetId() string {
@@ -1565,7 +1802,7 @@ type PauseEndpointRequest struct {
 
 func (x *PauseEndpointRequest) Reset() {
 	*x = PauseEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1814,7 @@ func (x *PauseEndpointRequest) String() string {
 func (*PauseEndpointRequest) ProtoMessage() {}
 
 func (x *PauseEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1827,7 @@ func (x *PauseEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseEndpointRequest.ProtoReflect.Descriptor instead.
 func (*PauseEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{17}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PauseEndpointRequest) GetId() string {
@@ -1624,7 +1861,7 @@ type ResumeEndpointRequest struct {
 
 func (x *ResumeEndpointRequest) Reset() {
 	*x = ResumeEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1873,7 @@ func (x *ResumeEndpointRequest) String() string {
 func (*ResumeEndpointRequest) ProtoMessage() {}
 
 func (x *ResumeEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1886,7 @@ func (x *ResumeEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEndpointRequest.ProtoReflect.Descriptor instead.
 func (*ResumeEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{18}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResumeEndpointRequest) GetId() string {
@@ -1676,7 +1913,7 @@ type TestEndpointRequest struct {
 
 func (x *TestEndpointRequest) Reset() {
 	*x = TestEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1925,7 @@ func (x *TestEndpointRequest) String() string {
 func (*TestEndpointRequest) ProtoMessage() {}
 
 func (x *TestEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1938,7 @@ func (x *TestEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestEndpointRequest.ProtoReflect.Descriptor instead.
 func (*TestEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{19}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TestEndpointRequest) GetId() string {
@@ -1727,7 +1964,7 @@ type TestEndpointResponse struct {
 
 func (x *TestEndpointResponse) Reset() {
 	*x = TestEndpointResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1976,7 @@ func (x *TestEndpointResponse) String() string {
 func (*TestEndpointResponse) ProtoMessage() {}
 
 func (x *TestEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1989,7 @@ func (x *TestEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestEndpointResponse.ProtoReflect.Descriptor instead.
 func (*TestEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{20}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TestEndpointResponse) GetAttempt() *Attempt {
@@ -1772,7 +2009,7 @@ type GetEndpointHealthRequest struct {
 
 func (x *GetEndpointHealthRequest) Reset() {
 	*x = GetEndpointHealthRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2021,7 @@ func (x *GetEndpointHealthRequest) String() string {
 func (*GetEndpointHealthRequest) ProtoMessage() {}
 
 func (x *GetEndpointHealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2034,7 @@ func (x *GetEndpointHealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointHealthRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointHealthRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{21}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetEndpointHealthRequest) GetId() string {
@@ -1841,7 +2078,7 @@ type EndpointHealth struct {
 
 func (x *EndpointHealth) Reset() {
 	*x = EndpointHealth{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +2090,7 @@ func (x *EndpointHealth) String() string {
 func (*EndpointHealth) ProtoMessage() {}
 
 func (x *EndpointHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +2103,7 @@ func (x *EndpointHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointHealth.ProtoReflect.Descriptor instead.
 func (*EndpointHealth) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EndpointHealth) GetEndpointId() string {
@@ -1953,6 +2190,503 @@ func (x *EndpointHealth) GetSinceTime() *timestamppb.Timestamp {
 	return nil
 }
 
+type RotateSecretRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Etag   string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Input only. A signing secret, or private key, of the partner's own, in the form of the scheme. One is made where it is empty.
+	Secret *string `protobuf:"bytes,4,opt,name=secret,proto3,oneof" json:"secret,omitempty"`
+	// How long receivers may go on with the old key, 0 to 30 days; the endpoint's own, or 24 h, where it is absent. Schemes that carry
+	// two signatures are signed with both keys meanwhile; under the others the new key signs from the end of the overlap on, or
+	// from ActivateSecret, and the old one stays published for one overlap more.
+	Overlap *durationpb.Duration `protobuf:"bytes,5,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	// An emergency: all keys before this one are out of use at once, also where a rotation is under way, and the answer comes when nothing
+	// that they signed is being sent. Excludes overlap.
+	Revoke bool `protobuf:"varint,6,opt,name=revoke,proto3" json:"revoke,omitempty"`
+	// Why, for the record.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSecretRequest) Reset() {
+	*x = RotateSecretRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSecretRequest) ProtoMessage() {}
+
+func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSecretRequest.ProtoReflect.Descriptor instead.
+func (*RotateSecretRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RotateSecretRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateSecretRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RotateSecretRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RotateSecretRequest) GetSecret() string {
+	if x != nil && x.Secret != nil {
+		return *x.Secret
+	}
+	return ""
+}
+
+func (x *RotateSecretRequest) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+func (x *RotateSecretRequest) GetRevoke() bool {
+	if x != nil {
+		return x.Revoke
+	}
+	return false
+}
+
+func (x *RotateSecretRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RotateSecretResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint *Endpoint              `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// The new secret, shown this once; for schemes with a shared key.
+	Secret *string `protobuf:"bytes,2,opt,name=secret,proto3,oneof" json:"secret,omitempty"`
+	// The new public key; for schemes with a key pair.
+	PublicKeyPem *string `protobuf:"bytes,3,opt,name=public_key_pem,json=publicKeyPem,proto3,oneof" json:"public_key_pem,omitempty"`
+	// The new key's.
+	KeyId         string `protobuf:"bytes,4,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSecretResponse) Reset() {
+	*x = RotateSecretResponse{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSecretResponse) ProtoMessage() {}
+
+func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSecretResponse.ProtoReflect.Descriptor instead.
+func (*RotateSecretResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RotateSecretResponse) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *RotateSecretResponse) GetSecret() string {
+	if x != nil && x.Secret != nil {
+		return *x.Secret
+	}
+	return ""
+}
+
+func (x *RotateSecretResponse) GetPublicKeyPem() string {
+	if x != nil && x.PublicKeyPem != nil {
+		return *x.PublicKeyPem
+	}
+	return ""
+}
+
+func (x *RotateSecretResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+type ActivateSecretRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Etag          string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateSecretRequest) Reset() {
+	*x = ActivateSecretRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateSecretRequest) ProtoMessage() {}
+
+func (x *ActivateSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateSecretRequest.ProtoReflect.Descriptor instead.
+func (*ActivateSecretRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ActivateSecretRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ActivateSecretRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ActivateSecretRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type ClaimSecretRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Etag          string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimSecretRequest) Reset() {
+	*x = ClaimSecretRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimSecretRequest) ProtoMessage() {}
+
+func (x *ClaimSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimSecretRequest.ProtoReflect.Descriptor instead.
+func (*ClaimSecretRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ClaimSecretRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ClaimSecretRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ClaimSecretRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type ClaimSecretResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint *Endpoint              `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Shown this once.
+	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	KeyId         string `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimSecretResponse) Reset() {
+	*x = ClaimSecretResponse{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimSecretResponse) ProtoMessage() {}
+
+func (x *ClaimSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimSecretResponse.ProtoReflect.Descriptor instead.
+func (*ClaimSecretResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ClaimSecretResponse) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *ClaimSecretResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *ClaimSecretResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+type RevokeSecretRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Etag   string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Of the key to take out of use.
+	KeyId         string `protobuf:"bytes,4,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeSecretRequest) Reset() {
+	*x = RevokeSecretRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeSecretRequest) ProtoMessage() {}
+
+func (x *RevokeSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeSecretRequest.ProtoReflect.Descriptor instead.
+func (*RevokeSecretRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RevokeSecretRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RevokeSecretRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RevokeSecretRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RevokeSecretRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *RevokeSecretRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RotateClientCertificateRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Etag   string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Why, for the record.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateClientCertificateRequest) Reset() {
+	*x = RotateClientCertificateRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateClientCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateClientCertificateRequest) ProtoMessage() {}
+
+func (x *RotateClientCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateClientCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RotateClientCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RotateClientCertificateRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateClientCertificateRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RotateClientCertificateRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RotateClientCertificateRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // What came of one span of time.
 type EndpointHealth_Span struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1974,7 +2708,7 @@ type EndpointHealth_Span struct {
 
 func (x *EndpointHealth_Span) Reset() {
 	*x = EndpointHealth_Span{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2720,7 @@ func (x *EndpointHealth_Span) String() string {
 func (*EndpointHealth_Span) ProtoMessage() {}
 
 func (x *EndpointHealth_Span) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2733,7 @@ func (x *EndpointHealth_Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointHealth_Span.ProtoReflect.Descriptor instead.
 func (*EndpointHealth_Span) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *EndpointHealth_Span) GetLength() *durationpb.Duration {
@@ -2062,7 +2796,7 @@ var File_sealpost_v1_endpoint_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\x95\v\n" +
+	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\xe5\f\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x10\n" +
@@ -2109,7 +2843,10 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\bproposal\x18! \x01(\v2\x15.sealpost.v1.ProposalR\bproposal\x12\x1e\n" +
 	"\n" +
 	"replayable\x182 \x01(\bR\n" +
-	"replayable\"~\n" +
+	"replayable\x121\n" +
+	"\brotation\x18< \x01(\v2\x15.sealpost.v1.RotationR\brotation\x12:\n" +
+	"\fsigning_keys\x18= \x03(\v2\x17.sealpost.v1.SigningKeyR\vsigningKeys\x12_\n" +
+	"\x1eclient_certificate_rotate_time\x18> \x01(\v2\x1a.google.protobuf.TimestampR\x1bclientCertificateRotateTime\"~\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2123,7 +2860,26 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\tCONTAINED\x10\x06\x12\v\n" +
 	"\aDELETED\x10\aB\x0f\n" +
 	"\r_bearer_tokenB\t\n" +
-	"\a_secret\"\x92\x01\n" +
+	"\a_secret\"p\n" +
+	"\bRotation\x12/\n" +
+	"\x05every\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05every\x123\n" +
+	"\aoverlap\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aoverlap\"\x8d\x03\n" +
+	"\n" +
+	"SigningKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1d.sealpost.v1.SigningKey.StateR\x05state\x12\x1c\n" +
+	"\talgorithm\x18\x03 \x01(\tR\talgorithm\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12?\n" +
+	"\ractivate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\factivateTime\x12;\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x1c\n" +
+	"\tunclaimed\x18\a \x01(\bR\tunclaimed\"C\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aCURRENT\x10\x01\x12\b\n" +
+	"\x04NEXT\x10\x02\x12\f\n" +
+	"\bPREVIOUS\x10\x03\"\x92\x01\n" +
 	"\bProposal\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x16\n" +
 	"\x06author\x18\x02 \x01(\tR\x06author\x12;\n" +
@@ -2254,7 +3010,47 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\n" +
 	"\x06CLOSED\x10\x01\x12\b\n" +
 	"\x04OPEN\x10\x02\x12\v\n" +
-	"\aPROBING\x10\x032\x88\a\n" +
+	"\aPROBING\x10\x03\"\xde\x01\n" +
+	"\x13RotateSecretRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1b\n" +
+	"\x06secret\x18\x04 \x01(\tH\x00R\x06secret\x88\x01\x01\x123\n" +
+	"\aoverlap\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aoverlap\x12\x16\n" +
+	"\x06revoke\x18\x06 \x01(\bR\x06revoke\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reasonB\t\n" +
+	"\a_secret\"\xc6\x01\n" +
+	"\x14RotateSecretResponse\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x1b\n" +
+	"\x06secret\x18\x02 \x01(\tH\x00R\x06secret\x88\x01\x01\x12)\n" +
+	"\x0epublic_key_pem\x18\x03 \x01(\tH\x01R\fpublicKeyPem\x88\x01\x01\x12\x15\n" +
+	"\x06key_id\x18\x04 \x01(\tR\x05keyIdB\t\n" +
+	"\a_secretB\x11\n" +
+	"\x0f_public_key_pem\"S\n" +
+	"\x15ActivateSecretRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"P\n" +
+	"\x12ClaimSecretRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"w\n" +
+	"\x13ClaimSecretResponse\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\tR\x05keyId\"\x80\x01\n" +
+	"\x13RevokeSecretRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x15\n" +
+	"\x06key_id\x18\x04 \x01(\tR\x05keyId\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"t\n" +
+	"\x1eRotateClientCertificateRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason2\xa4\n" +
+	"\n" +
 	"\x0fEndpointService\x12Y\n" +
 	"\x0eCreateEndpoint\x12\".sealpost.v1.CreateEndpointRequest\x1a#.sealpost.v1.CreateEndpointResponse\x12E\n" +
 	"\vGetEndpoint\x12\x1f.sealpost.v1.GetEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12V\n" +
@@ -2266,7 +3062,12 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\rPauseEndpoint\x12!.sealpost.v1.PauseEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12K\n" +
 	"\x0eResumeEndpoint\x12\".sealpost.v1.ResumeEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12S\n" +
 	"\fTestEndpoint\x12 .sealpost.v1.TestEndpointRequest\x1a!.sealpost.v1.TestEndpointResponse\x12W\n" +
-	"\x11GetEndpointHealth\x12%.sealpost.v1.GetEndpointHealthRequest\x1a\x1b.sealpost.v1.EndpointHealthB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"\x11GetEndpointHealth\x12%.sealpost.v1.GetEndpointHealthRequest\x1a\x1b.sealpost.v1.EndpointHealth\x12S\n" +
+	"\fRotateSecret\x12 .sealpost.v1.RotateSecretRequest\x1a!.sealpost.v1.RotateSecretResponse\x12K\n" +
+	"\x0eActivateSecret\x12\".sealpost.v1.ActivateSecretRequest\x1a\x15.sealpost.v1.Endpoint\x12P\n" +
+	"\vClaimSecret\x12\x1f.sealpost.v1.ClaimSecretRequest\x1a .sealpost.v1.ClaimSecretResponse\x12G\n" +
+	"\fRevokeSecret\x12 .sealpost.v1.RevokeSecretRequest\x1a\x15.sealpost.v1.Endpoint\x12]\n" +
+	"\x17RotateClientCertificate\x12+.sealpost.v1.RotateClientCertificateRequest\x1a\x15.sealpost.v1.EndpointB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_endpoint_proto_rawDescOnce sync.Once
@@ -2280,109 +3081,141 @@ func file_sealpost_v1_endpoint_proto_rawDescGZIP() []byte {
 	return file_sealpost_v1_endpoint_proto_rawDescData
 }
 
-var file_sealpost_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sealpost_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_sealpost_v1_endpoint_proto_goTypes = []any{
-	(Endpoint_State)(0),              // 0: sealpost.v1.Endpoint.State
-	(Redaction_Mode)(0),              // 1: sealpost.v1.Redaction.Mode
-	(Tls_ClientCertificate)(0),       // 2: sealpost.v1.Tls.ClientCertificate
-	(EndpointHealth_Breaker)(0),      // 3: sealpost.v1.EndpointHealth.Breaker
-	(*Endpoint)(nil),                 // 4: sealpost.v1.Endpoint
-	(*Proposal)(nil),                 // 5: sealpost.v1.Proposal
-	(*Redaction)(nil),                // 6: sealpost.v1.Redaction
-	(*Mask)(nil),                     // 7: sealpost.v1.Mask
-	(*RateLimit)(nil),                // 8: sealpost.v1.RateLimit
-	(*Tls)(nil),                      // 9: sealpost.v1.Tls
-	(*Header)(nil),                   // 10: sealpost.v1.Header
-	(*BasicAuth)(nil),                // 11: sealpost.v1.BasicAuth
-	(*CreateEndpointRequest)(nil),    // 12: sealpost.v1.CreateEndpointRequest
-	(*CreateEndpointResponse)(nil),   // 13: sealpost.v1.CreateEndpointResponse
-	(*GetEndpointRequest)(nil),       // 14: sealpost.v1.GetEndpointRequest
-	(*ListEndpointsRequest)(nil),     // 15: sealpost.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),    // 16: sealpost.v1.ListEndpointsResponse
-	(*UpdateEndpointRequest)(nil),    // 17: sealpost.v1.UpdateEndpointRequest
-	(*DeleteEndpointRequest)(nil),    // 18: sealpost.v1.DeleteEndpointRequest
-	(*ApproveEndpointRequest)(nil),   // 19: sealpost.v1.ApproveEndpointRequest
-	(*RejectEndpointRequest)(nil),    // 20: sealpost.v1.RejectEndpointRequest
-	(*PauseEndpointRequest)(nil),     // 21: sealpost.v1.PauseEndpointRequest
-	(*ResumeEndpointRequest)(nil),    // 22: sealpost.v1.ResumeEndpointRequest
-	(*TestEndpointRequest)(nil),      // 23: sealpost.v1.TestEndpointRequest
-	(*TestEndpointResponse)(nil),     // 24: sealpost.v1.TestEndpointResponse
-	(*GetEndpointHealthRequest)(nil), // 25: sealpost.v1.GetEndpointHealthRequest
-	(*EndpointHealth)(nil),           // 26: sealpost.v1.EndpointHealth
-	(*EndpointHealth_Span)(nil),      // 27: sealpost.v1.EndpointHealth.Span
-	nil,                              // 28: sealpost.v1.EndpointHealth.OpenEntry
-	nil,                              // 29: sealpost.v1.EndpointHealth.Span.FailuresEntry
-	(*durationpb.Duration)(nil),      // 30: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 31: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),    // 32: google.protobuf.FieldMask
-	(*Attempt)(nil),                  // 33: sealpost.v1.Attempt
-	(*emptypb.Empty)(nil),            // 34: google.protobuf.Empty
+	(Endpoint_State)(0),                    // 0: sealpost.v1.Endpoint.State
+	(SigningKey_State)(0),                  // 1: sealpost.v1.SigningKey.State
+	(Redaction_Mode)(0),                    // 2: sealpost.v1.Redaction.Mode
+	(Tls_ClientCertificate)(0),             // 3: sealpost.v1.Tls.ClientCertificate
+	(EndpointHealth_Breaker)(0),            // 4: sealpost.v1.EndpointHealth.Breaker
+	(*Endpoint)(nil),                       // 5: sealpost.v1.Endpoint
+	(*Rotation)(nil),                       // 6: sealpost.v1.Rotation
+	(*SigningKey)(nil),                     // 7: sealpost.v1.SigningKey
+	(*Proposal)(nil),                       // 8: sealpost.v1.Proposal
+	(*Redaction)(nil),                      // 9: sealpost.v1.Redaction
+	(*Mask)(nil),                           // 10: sealpost.v1.Mask
+	(*RateLimit)(nil),                      // 11: sealpost.v1.RateLimit
+	(*Tls)(nil),                            // 12: sealpost.v1.Tls
+	(*Header)(nil),                         // 13: sealpost.v1.Header
+	(*BasicAuth)(nil),                      // 14: sealpost.v1.BasicAuth
+	(*CreateEndpointRequest)(nil),          // 15: sealpost.v1.CreateEndpointRequest
+	(*CreateEndpointResponse)(nil),         // 16: sealpost.v1.CreateEndpointResponse
+	(*GetEndpointRequest)(nil),             // 17: sealpost.v1.GetEndpointRequest
+	(*ListEndpointsRequest)(nil),           // 18: sealpost.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),          // 19: sealpost.v1.ListEndpointsResponse
+	(*UpdateEndpointRequest)(nil),          // 20: sealpost.v1.UpdateEndpointRequest
+	(*DeleteEndpointRequest)(nil),          // 21: sealpost.v1.DeleteEndpointRequest
+	(*ApproveEndpointRequest)(nil),         // 22: sealpost.v1.ApproveEndpointRequest
+	(*RejectEndpointRequest)(nil),          // 23: sealpost.v1.RejectEndpointRequest
+	(*PauseEndpointRequest)(nil),           // 24: sealpost.v1.PauseEndpointRequest
+	(*ResumeEndpointRequest)(nil),          // 25: sealpost.v1.ResumeEndpointRequest
+	(*TestEndpointRequest)(nil),            // 26: sealpost.v1.TestEndpointRequest
+	(*TestEndpointResponse)(nil),           // 27: sealpost.v1.TestEndpointResponse
+	(*GetEndpointHealthRequest)(nil),       // 28: sealpost.v1.GetEndpointHealthRequest
+	(*EndpointHealth)(nil),                 // 29: sealpost.v1.EndpointHealth
+	(*RotateSecretRequest)(nil),            // 30: sealpost.v1.RotateSecretRequest
+	(*RotateSecretResponse)(nil),           // 31: sealpost.v1.RotateSecretResponse
+	(*ActivateSecretRequest)(nil),          // 32: sealpost.v1.ActivateSecretRequest
+	(*ClaimSecretRequest)(nil),             // 33: sealpost.v1.ClaimSecretRequest
+	(*ClaimSecretResponse)(nil),            // 34: sealpost.v1.ClaimSecretResponse
+	(*RevokeSecretRequest)(nil),            // 35: sealpost.v1.RevokeSecretRequest
+	(*RotateClientCertificateRequest)(nil), // 36: sealpost.v1.RotateClientCertificateRequest
+	(*EndpointHealth_Span)(nil),            // 37: sealpost.v1.EndpointHealth.Span
+	nil,                                    // 38: sealpost.v1.EndpointHealth.OpenEntry
+	nil,                                    // 39: sealpost.v1.EndpointHealth.Span.FailuresEntry
+	(*durationpb.Duration)(nil),            // 40: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 41: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),          // 42: google.protobuf.FieldMask
+	(*Attempt)(nil),                        // 43: sealpost.v1.Attempt
+	(*emptypb.Empty)(nil),                  // 44: google.protobuf.Empty
 }
 var file_sealpost_v1_endpoint_proto_depIdxs = []int32{
-	6,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
-	8,  // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
-	30, // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
-	30, // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
-	9,  // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
-	10, // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
-	11, // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
+	9,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
+	11, // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
+	40, // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
+	40, // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
+	12, // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
+	13, // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
+	14, // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
 	0,  // 7: sealpost.v1.Endpoint.state:type_name -> sealpost.v1.Endpoint.State
-	31, // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
-	31, // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
-	31, // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
-	5,  // 11: sealpost.v1.Endpoint.proposal:type_name -> sealpost.v1.Proposal
-	4,  // 12: sealpost.v1.Proposal.endpoint:type_name -> sealpost.v1.Endpoint
-	31, // 13: sealpost.v1.Proposal.create_time:type_name -> google.protobuf.Timestamp
-	1,  // 14: sealpost.v1.Redaction.mode:type_name -> sealpost.v1.Redaction.Mode
-	7,  // 15: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
-	2,  // 16: sealpost.v1.Tls.client_certificate:type_name -> sealpost.v1.Tls.ClientCertificate
-	4,  // 17: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	4,  // 18: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
-	0,  // 19: sealpost.v1.ListEndpointsRequest.state:type_name -> sealpost.v1.Endpoint.State
-	4,  // 20: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
-	4,  // 21: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	32, // 22: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
-	33, // 23: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
-	0,  // 24: sealpost.v1.EndpointHealth.state:type_name -> sealpost.v1.Endpoint.State
-	3,  // 25: sealpost.v1.EndpointHealth.breaker:type_name -> sealpost.v1.EndpointHealth.Breaker
-	28, // 26: sealpost.v1.EndpointHealth.open:type_name -> sealpost.v1.EndpointHealth.OpenEntry
-	31, // 27: sealpost.v1.EndpointHealth.oldest_open_time:type_name -> google.protobuf.Timestamp
-	31, // 28: sealpost.v1.EndpointHealth.last_delivery_time:type_name -> google.protobuf.Timestamp
-	31, // 29: sealpost.v1.EndpointHealth.last_failure_time:type_name -> google.protobuf.Timestamp
-	27, // 30: sealpost.v1.EndpointHealth.spans:type_name -> sealpost.v1.EndpointHealth.Span
-	31, // 31: sealpost.v1.EndpointHealth.since_time:type_name -> google.protobuf.Timestamp
-	30, // 32: sealpost.v1.EndpointHealth.Span.length:type_name -> google.protobuf.Duration
-	30, // 33: sealpost.v1.EndpointHealth.Span.p50:type_name -> google.protobuf.Duration
-	30, // 34: sealpost.v1.EndpointHealth.Span.p99:type_name -> google.protobuf.Duration
-	29, // 35: sealpost.v1.EndpointHealth.Span.failures:type_name -> sealpost.v1.EndpointHealth.Span.FailuresEntry
-	12, // 36: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
-	14, // 37: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
-	15, // 38: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
-	17, // 39: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
-	18, // 40: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
-	19, // 41: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
-	20, // 42: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
-	21, // 43: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
-	22, // 44: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
-	23, // 45: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
-	25, // 46: sealpost.v1.EndpointService.GetEndpointHealth:input_type -> sealpost.v1.GetEndpointHealthRequest
-	13, // 47: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
-	4,  // 48: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
-	16, // 49: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
-	4,  // 50: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
-	34, // 51: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
-	4,  // 52: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
-	4,  // 53: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
-	4,  // 54: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
-	4,  // 55: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
-	24, // 56: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
-	26, // 57: sealpost.v1.EndpointService.GetEndpointHealth:output_type -> sealpost.v1.EndpointHealth
-	47, // [47:58] is the sub-list for method output_type
-	36, // [36:47] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	41, // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
+	41, // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
+	41, // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
+	8,  // 11: sealpost.v1.Endpoint.proposal:type_name -> sealpost.v1.Proposal
+	6,  // 12: sealpost.v1.Endpoint.rotation:type_name -> sealpost.v1.Rotation
+	7,  // 13: sealpost.v1.Endpoint.signing_keys:type_name -> sealpost.v1.SigningKey
+	41, // 14: sealpost.v1.Endpoint.client_certificate_rotate_time:type_name -> google.protobuf.Timestamp
+	40, // 15: sealpost.v1.Rotation.every:type_name -> google.protobuf.Duration
+	40, // 16: sealpost.v1.Rotation.overlap:type_name -> google.protobuf.Duration
+	1,  // 17: sealpost.v1.SigningKey.state:type_name -> sealpost.v1.SigningKey.State
+	41, // 18: sealpost.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
+	41, // 19: sealpost.v1.SigningKey.activate_time:type_name -> google.protobuf.Timestamp
+	41, // 20: sealpost.v1.SigningKey.expire_time:type_name -> google.protobuf.Timestamp
+	5,  // 21: sealpost.v1.Proposal.endpoint:type_name -> sealpost.v1.Endpoint
+	41, // 22: sealpost.v1.Proposal.create_time:type_name -> google.protobuf.Timestamp
+	2,  // 23: sealpost.v1.Redaction.mode:type_name -> sealpost.v1.Redaction.Mode
+	10, // 24: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
+	3,  // 25: sealpost.v1.Tls.client_certificate:type_name -> sealpost.v1.Tls.ClientCertificate
+	5,  // 26: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	5,  // 27: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	0,  // 28: sealpost.v1.ListEndpointsRequest.state:type_name -> sealpost.v1.Endpoint.State
+	5,  // 29: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
+	5,  // 30: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	42, // 31: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
+	43, // 32: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
+	0,  // 33: sealpost.v1.EndpointHealth.state:type_name -> sealpost.v1.Endpoint.State
+	4,  // 34: sealpost.v1.EndpointHealth.breaker:type_name -> sealpost.v1.EndpointHealth.Breaker
+	38, // 35: sealpost.v1.EndpointHealth.open:type_name -> sealpost.v1.EndpointHealth.OpenEntry
+	41, // 36: sealpost.v1.EndpointHealth.oldest_open_time:type_name -> google.protobuf.Timestamp
+	41, // 37: sealpost.v1.EndpointHealth.last_delivery_time:type_name -> google.protobuf.Timestamp
+	41, // 38: sealpost.v1.EndpointHealth.last_failure_time:type_name -> google.protobuf.Timestamp
+	37, // 39: sealpost.v1.EndpointHealth.spans:type_name -> sealpost.v1.EndpointHealth.Span
+	41, // 40: sealpost.v1.EndpointHealth.since_time:type_name -> google.protobuf.Timestamp
+	40, // 41: sealpost.v1.RotateSecretRequest.overlap:type_name -> google.protobuf.Duration
+	5,  // 42: sealpost.v1.RotateSecretResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	5,  // 43: sealpost.v1.ClaimSecretResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	40, // 44: sealpost.v1.EndpointHealth.Span.length:type_name -> google.protobuf.Duration
+	40, // 45: sealpost.v1.EndpointHealth.Span.p50:type_name -> google.protobuf.Duration
+	40, // 46: sealpost.v1.EndpointHealth.Span.p99:type_name -> google.protobuf.Duration
+	39, // 47: sealpost.v1.EndpointHealth.Span.failures:type_name -> sealpost.v1.EndpointHealth.Span.FailuresEntry
+	15, // 48: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
+	17, // 49: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
+	18, // 50: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
+	20, // 51: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
+	21, // 52: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
+	22, // 53: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
+	23, // 54: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
+	24, // 55: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
+	25, // 56: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
+	26, // 57: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
+	28, // 58: sealpost.v1.EndpointService.GetEndpointHealth:input_type -> sealpost.v1.GetEndpointHealthRequest
+	30, // 59: sealpost.v1.EndpointService.RotateSecret:input_type -> sealpost.v1.RotateSecretRequest
+	32, // 60: sealpost.v1.EndpointService.ActivateSecret:input_type -> sealpost.v1.ActivateSecretRequest
+	33, // 61: sealpost.v1.EndpointService.ClaimSecret:input_type -> sealpost.v1.ClaimSecretRequest
+	35, // 62: sealpost.v1.EndpointService.RevokeSecret:input_type -> sealpost.v1.RevokeSecretRequest
+	36, // 63: sealpost.v1.EndpointService.RotateClientCertificate:input_type -> sealpost.v1.RotateClientCertificateRequest
+	16, // 64: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
+	5,  // 65: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
+	19, // 66: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
+	5,  // 67: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
+	44, // 68: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
+	5,  // 69: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
+	5,  // 70: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
+	5,  // 71: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
+	5,  // 72: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
+	27, // 73: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
+	29, // 74: sealpost.v1.EndpointService.GetEndpointHealth:output_type -> sealpost.v1.EndpointHealth
+	31, // 75: sealpost.v1.EndpointService.RotateSecret:output_type -> sealpost.v1.RotateSecretResponse
+	5,  // 76: sealpost.v1.EndpointService.ActivateSecret:output_type -> sealpost.v1.Endpoint
+	34, // 77: sealpost.v1.EndpointService.ClaimSecret:output_type -> sealpost.v1.ClaimSecretResponse
+	5,  // 78: sealpost.v1.EndpointService.RevokeSecret:output_type -> sealpost.v1.Endpoint
+	5,  // 79: sealpost.v1.EndpointService.RotateClientCertificate:output_type -> sealpost.v1.Endpoint
+	64, // [64:80] is the sub-list for method output_type
+	48, // [48:64] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_endpoint_proto_init() }
@@ -2392,16 +3225,18 @@ func file_sealpost_v1_endpoint_proto_init() {
 	}
 	file_sealpost_v1_delivery_proto_init()
 	file_sealpost_v1_endpoint_proto_msgTypes[0].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[6].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[7].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[8].OneofWrappers = []any{}
 	file_sealpost_v1_endpoint_proto_msgTypes[9].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[11].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[25].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_endpoint_proto_rawDesc), len(file_sealpost_v1_endpoint_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   26,
+			NumEnums:      5,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

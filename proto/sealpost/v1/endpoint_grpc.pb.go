@@ -20,17 +20,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	EndpointService_CreateEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/CreateEndpoint"
-	EndpointService_GetEndpoint_FullMethodName       = "/sealpost.v1.EndpointService/GetEndpoint"
-	EndpointService_ListEndpoints_FullMethodName     = "/sealpost.v1.EndpointService/ListEndpoints"
-	EndpointService_UpdateEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/UpdateEndpoint"
-	EndpointService_DeleteEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/DeleteEndpoint"
-	EndpointService_ApproveEndpoint_FullMethodName   = "/sealpost.v1.EndpointService/ApproveEndpoint"
-	EndpointService_RejectEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/RejectEndpoint"
-	EndpointService_PauseEndpoint_FullMethodName     = "/sealpost.v1.EndpointService/PauseEndpoint"
-	EndpointService_ResumeEndpoint_FullMethodName    = "/sealpost.v1.EndpointService/ResumeEndpoint"
-	EndpointService_TestEndpoint_FullMethodName      = "/sealpost.v1.EndpointService/TestEndpoint"
-	EndpointService_GetEndpointHealth_FullMethodName = "/sealpost.v1.EndpointService/GetEndpointHealth"
+	EndpointService_CreateEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/CreateEndpoint"
+	EndpointService_GetEndpoint_FullMethodName             = "/sealpost.v1.EndpointService/GetEndpoint"
+	EndpointService_ListEndpoints_FullMethodName           = "/sealpost.v1.EndpointService/ListEndpoints"
+	EndpointService_UpdateEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/UpdateEndpoint"
+	EndpointService_DeleteEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/DeleteEndpoint"
+	EndpointService_ApproveEndpoint_FullMethodName         = "/sealpost.v1.EndpointService/ApproveEndpoint"
+	EndpointService_RejectEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/RejectEndpoint"
+	EndpointService_PauseEndpoint_FullMethodName           = "/sealpost.v1.EndpointService/PauseEndpoint"
+	EndpointService_ResumeEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/ResumeEndpoint"
+	EndpointService_TestEndpoint_FullMethodName            = "/sealpost.v1.EndpointService/TestEndpoint"
+	EndpointService_GetEndpointHealth_FullMethodName       = "/sealpost.v1.EndpointService/GetEndpointHealth"
+	EndpointService_RotateSecret_FullMethodName            = "/sealpost.v1.EndpointService/RotateSecret"
+	EndpointService_ActivateSecret_FullMethodName          = "/sealpost.v1.EndpointService/ActivateSecret"
+	EndpointService_ClaimSecret_FullMethodName             = "/sealpost.v1.EndpointService/ClaimSecret"
+	EndpointService_RevokeSecret_FullMethodName            = "/sealpost.v1.EndpointService/RevokeSecret"
+	EndpointService_RotateClientCertificate_FullMethodName = "/sealpost.v1.EndpointService/RotateClientCertificate"
 )
 
 // EndpointServiceClient is the client API for EndpointService service.
@@ -59,6 +64,17 @@ type EndpointServiceClient interface {
 	TestEndpoint(ctx context.Context, in *TestEndpointRequest, opts ...grpc.CallOption) (*TestEndpointResponse, error)
 	// How an endpoint does: what waits, what was delivered and what failed, how fast, and what its breaker says.
 	GetEndpointHealth(ctx context.Context, in *GetEndpointHealthRequest, opts ...grpc.CallOption) (*EndpointHealth, error)
+	// Replaces the signing key. The new secret is in the answer, this once; the old key stays good for the overlap.
+	RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error)
+	// Makes the next signing key the current one now, before its time.
+	ActivateSecret(ctx context.Context, in *ActivateSecretRequest, opts ...grpc.CallOption) (*Endpoint, error)
+	// Shows, once, the secret of the next key that the schedule made.
+	ClaimSecret(ctx context.Context, in *ClaimSecretRequest, opts ...grpc.CallOption) (*ClaimSecretResponse, error)
+	// Takes one key of a rotation out of use at once: the previous one, the next one, or the current one where the previous one can
+	// take over again. Answers when nothing signed with it is being sent.
+	RevokeSecret(ctx context.Context, in *RevokeSecretRequest, opts ...grpc.CallOption) (*Endpoint, error)
+	// Has a new client certificate presented to the endpoint from now on, ahead of its renewal. Requests in flight end as they would.
+	RotateClientCertificate(ctx context.Context, in *RotateClientCertificateRequest, opts ...grpc.CallOption) (*Endpoint, error)
 }
 
 type endpointServiceClient struct {
@@ -179,6 +195,56 @@ func (c *endpointServiceClient) GetEndpointHealth(ctx context.Context, in *GetEn
 	return out, nil
 }
 
+func (c *endpointServiceClient) RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateSecretResponse)
+	err := c.cc.Invoke(ctx, EndpointService_RotateSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) ActivateSecret(ctx context.Context, in *ActivateSecretRequest, opts ...grpc.CallOption) (*Endpoint, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Endpoint)
+	err := c.cc.Invoke(ctx, EndpointService_ActivateSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) ClaimSecret(ctx context.Context, in *ClaimSecretRequest, opts ...grpc.CallOption) (*ClaimSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClaimSecretResponse)
+	err := c.cc.Invoke(ctx, EndpointService_ClaimSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) RevokeSecret(ctx context.Context, in *RevokeSecretRequest, opts ...grpc.CallOption) (*Endpoint, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Endpoint)
+	err := c.cc.Invoke(ctx, EndpointService_RevokeSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) RotateClientCertificate(ctx context.Context, in *RotateClientCertificateRequest, opts ...grpc.CallOption) (*Endpoint, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Endpoint)
+	err := c.cc.Invoke(ctx, EndpointService_RotateClientCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EndpointServiceServer is the server API for EndpointService service.
 // All implementations must embed UnimplementedEndpointServiceServer
 // for forward compatibility.
@@ -205,6 +271,17 @@ type EndpointServiceServer interface {
 	TestEndpoint(context.Context, *TestEndpointRequest) (*TestEndpointResponse, error)
 	// How an endpoint does: what waits, what was delivered and what failed, how fast, and what its breaker says.
 	GetEndpointHealth(context.Context, *GetEndpointHealthRequest) (*EndpointHealth, error)
+	// Replaces the signing key. The new secret is in the answer, this once; the old key stays good for the overlap.
+	RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error)
+	// Makes the next signing key the current one now, before its time.
+	ActivateSecret(context.Context, *ActivateSecretRequest) (*Endpoint, error)
+	// Shows, once, the secret of the next key that the schedule made.
+	ClaimSecret(context.Context, *ClaimSecretRequest) (*ClaimSecretResponse, error)
+	// Takes one key of a rotation out of use at once: the previous one, the next one, or the current one where the previous one can
+	// take over again. Answers when nothing signed with it is being sent.
+	RevokeSecret(context.Context, *RevokeSecretRequest) (*Endpoint, error)
+	// Has a new client certificate presented to the endpoint from now on, ahead of its renewal. Requests in flight end as they would.
+	RotateClientCertificate(context.Context, *RotateClientCertificateRequest) (*Endpoint, error)
 	mustEmbedUnimplementedEndpointServiceServer()
 }
 
@@ -247,6 +324,21 @@ func (UnimplementedEndpointServiceServer) TestEndpoint(context.Context, *TestEnd
 }
 func (UnimplementedEndpointServiceServer) GetEndpointHealth(context.Context, *GetEndpointHealthRequest) (*EndpointHealth, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetEndpointHealth not implemented")
+}
+func (UnimplementedEndpointServiceServer) RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateSecret not implemented")
+}
+func (UnimplementedEndpointServiceServer) ActivateSecret(context.Context, *ActivateSecretRequest) (*Endpoint, error) {
+	return nil, status.Error(codes.Unimplemented, "method ActivateSecret not implemented")
+}
+func (UnimplementedEndpointServiceServer) ClaimSecret(context.Context, *ClaimSecretRequest) (*ClaimSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ClaimSecret not implemented")
+}
+func (UnimplementedEndpointServiceServer) RevokeSecret(context.Context, *RevokeSecretRequest) (*Endpoint, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeSecret not implemented")
+}
+func (UnimplementedEndpointServiceServer) RotateClientCertificate(context.Context, *RotateClientCertificateRequest) (*Endpoint, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateClientCertificate not implemented")
 }
 func (UnimplementedEndpointServiceServer) mustEmbedUnimplementedEndpointServiceServer() {}
 func (UnimplementedEndpointServiceServer) testEmbeddedByValue()                         {}
@@ -467,6 +559,96 @@ func _EndpointService_GetEndpointHealth_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EndpointService_RotateSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).RotateSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_RotateSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).RotateSecret(ctx, req.(*RotateSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_ActivateSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ActivateSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).ActivateSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_ActivateSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).ActivateSecret(ctx, req.(*ActivateSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_ClaimSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClaimSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).ClaimSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_ClaimSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).ClaimSecret(ctx, req.(*ClaimSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_RevokeSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).RevokeSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_RevokeSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).RevokeSecret(ctx, req.(*RevokeSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_RotateClientCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateClientCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).RotateClientCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_RotateClientCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).RotateClientCertificate(ctx, req.(*RotateClientCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // EndpointService_ServiceDesc is the grpc.ServiceDesc for EndpointService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -517,6 +699,26 @@ var EndpointService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetEndpointHealth",
 			Handler:    _EndpointService_GetEndpointHealth_Handler,
+		},
+		{
+			MethodName: "RotateSecret",
+			Handler:    _EndpointService_RotateSecret_Handler,
+		},
+		{
+			MethodName: "ActivateSecret",
+			Handler:    _EndpointService_ActivateSecret_Handler,
+		},
+		{
+			MethodName: "ClaimSecret",
+			Handler:    _EndpointService_ClaimSecret_Handler,
+		},
+		{
+			MethodName: "RevokeSecret",
+			Handler:    _EndpointService_RevokeSecret_Handler,
+		},
+		{
+			MethodName: "RotateClientCertificate",
+			Handler:    _EndpointService_RotateClientCertificate_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

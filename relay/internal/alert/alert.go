@@ -28,22 +28,27 @@ type Kind string
 
 // The kinds. Those of an endpoint name it and its tenant; the others are of the relay.
 const (
-	EndpointSuspended Kind = "sealpost.endpoint.suspended" // its receiver said that it is gone
-	DeliveryDead      Kind = "sealpost.delivery.dead"
-	BreakerOpened     Kind = "sealpost.breaker.opened" // the endpoint failed; it is sent nothing but probes
-	BreakerClosed     Kind = "sealpost.breaker.closed"
-	JournalShort      Kind = "sealpost.journal.short"     // a log is above four fifths of its bound
-	DiskShort         Kind = "sealpost.disk.short"        // events are refused until there is room
-	ViewBehind        Kind = "sealpost.view.behind"       // the view cannot be written, or is far behind
-	PartitionFailing  Kind = "sealpost.partition.failing" // nothing of the partition is sent until it is owned again
-	AuditBroken       Kind = "sealpost.audit.broken"      // the audit log is not what its checkpoints say; no privileged act is done
-	AuditUnpublished  Kind = "sealpost.audit.unpublished" // its checkpoints cannot be written outside the data folder
+	EndpointSuspended   Kind = "sealpost.endpoint.suspended" // its receiver said that it is gone
+	DeliveryDead        Kind = "sealpost.delivery.dead"
+	BreakerOpened       Kind = "sealpost.breaker.opened" // the endpoint failed; it is sent nothing but probes
+	BreakerClosed       Kind = "sealpost.breaker.closed"
+	JournalShort        Kind = "sealpost.journal.short"        // a log is above four fifths of its bound
+	DiskShort           Kind = "sealpost.disk.short"           // events are refused until there is room
+	ViewBehind          Kind = "sealpost.view.behind"          // the view cannot be written, or is far behind
+	PartitionFailing    Kind = "sealpost.partition.failing"    // nothing of the partition is sent until it is owned again
+	AuditBroken         Kind = "sealpost.audit.broken"         // the audit log is not what its checkpoints say; no privileged act is done
+	AuditUnpublished    Kind = "sealpost.audit.unpublished"    // its checkpoints cannot be written outside the data folder
+	CertificateExpiring Kind = "sealpost.certificate.expiring" // a certificate of ours ends soon, and what renews it should have
+	KeyMade             Kind = "sealpost.key.made"             // the schedule made an endpoint's next signing key; a shared secret has to be claimed
+	KeyActivated        Kind = "sealpost.key.activated"        // the next key signs from now on
+	KeyUnclaimed        Kind = "sealpost.key.unclaimed"        // nobody claimed the next key's secret by its time: the old key stays in use
 )
 
 // Kinds lists them.
 func Kinds() []Kind {
 	return []Kind{EndpointSuspended, DeliveryDead, BreakerOpened, BreakerClosed, JournalShort, DiskShort, ViewBehind, PartitionFailing,
-		AuditBroken, AuditUnpublished}
+		AuditBroken, AuditUnpublished,
+		CertificateExpiring, KeyMade, KeyActivated, KeyUnclaimed}
 }
 
 // Notice is one thing that happened.

@@ -30,6 +30,11 @@ type Endpoints interface {
 	ResumeEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error)
 	TestEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (relay.Attempt, relay.Verdict, error)
 	EndpointHealth(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, relay.EndpointHealth, error)
+	RotateSecret(ctx context.Context, who access.Caller, ref control.Ref, asked control.Rotation) (control.Rotated, error)
+	ActivateSecret(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error)
+	ClaimSecret(ctx context.Context, who access.Caller, ref control.Ref) (control.Rotated, error)
+	RevokeSecret(ctx context.Context, who access.Caller, ref control.Ref, keyID, reason string) (*registry.Endpoint, error)
+	RotateClientCertificate(ctx context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error)
 }
 
 type endpointService struct {
@@ -161,6 +166,7 @@ func specOf(e *sealpostv1.Endpoint) control.Spec {
 			ClientCertificate: relay.ClientCertificateMode(enumName(e.GetTls().GetClientCertificate())),
 			CAPEM:             e.GetTls().GetCaPem(), SPKIPins: e.GetTls().GetSpkiPins(), AllowTLS12: e.GetTls().GetAllowTls12(),
 		},
+		Rotation:  relay.Rotation{Every: e.GetRotation().GetEvery().AsDuration(), Overlap: e.GetRotation().GetOverlap().AsDuration()},
 		BasicUser: e.GetBasicAuth().GetUsername(), BasicPass: relay.NewSecret(e.GetBasicAuth().GetPassword()),
 		Bearer: relay.NewSecret(e.GetBearerToken()), Secret: relay.NewSecret(e.GetSecret()),
 	}
@@ -186,6 +192,7 @@ func endpointOf(e *registry.Endpoint) *sealpostv1.Endpoint {
 	if e.Record == nil {
 		return out
 	}
+	out.SigningKeys = signingKeysOf(e)
 	// The URL is shown as it was asked for: what it may be was checked then, and is again when it is approved.
 	if in, err := relay.ParseEndpointURL(e.Record.Settings.URL, true); err == nil {
 		out.Url = in.String() // also where it cannot be used now, as http without --dev
@@ -200,7 +207,7 @@ func endpointOf(e *registry.Endpoint) *sealpostv1.Endpoint {
 		EventTypes: p.Settings.EventTypes, Filter: p.Settings.Filter, Scheme: p.Settings.Scheme, ContentMode: p.Settings.ContentMode,
 		Redaction: p.Settings.Redaction, ChunkBytes: p.Settings.ChunkBytes, ChunkArray: p.Settings.ChunkArray,
 		Concurrency: p.Settings.Concurrency, Ordered: p.Settings.Ordered, RateLimit: p.Settings.RateLimit,
-		Timeout: p.Settings.Timeout, RetryFor: p.Settings.RetryFor, HTTP2: p.Settings.HTTP2, TLS: p.Settings.TLS,
+		Timeout: p.Settings.Timeout, RetryFor: p.Settings.RetryFor, HTTP2: p.Settings.HTTP2, TLS: p.Settings.TLS, Rotation: p.Settings.Rotation,
 		BasicUser: p.Settings.BasicUser,
 	}
 	for _, h := range p.Settings.Headers {
@@ -228,13 +235,16 @@ func settingsOf(e *relay.Endpoint) *sealpostv1.Endpoint {
 		State: enumValue[sealpostv1.Endpoint_State](string(e.State)), StateReason: e.StateReason,
 		Registrant: e.Registrant, Approver: e.Approver,
 		CreateTime: stamp(e.CreateTime), UpdateTime: stamp(e.UpdateTime), ApproveTime: stamp(e.ApproveTime),
-		Etag: etagOf(e.Revision), Replayable: e.Scheme.Facts().Replayable,
+		Etag: etagOf(e.Revision), Replayable: e.Scheme.Facts().Replayable, ClientCertificateRotateTime: stamp(e.CertificateTime),
 	}
 	for _, m := range e.Redaction.Mask {
 		out.Redaction.Mask = append(out.Redaction.Mask, &sealpostv1.Mask{Path: m.Path, KeepLast: int32(m.KeepLast)})
 	}
 	for _, h := range e.Headers {
 		out.Headers = append(out.Headers, &sealpostv1.Header{Name: h.Name})
+	}
+	if e.Rotation.Every > 0 {
+		out.Rotation = &sealpostv1.Rotation{Every: durationpb.New(e.Rotation.Every), Overlap: durationpb.New(e.Rotation.OverlapOrDefault())}
 	}
 	if e.BasicUser != "" {
 		out.BasicAuth = &sealpostv1.BasicAuth{Username: e.BasicUser}
@@ -293,7 +303,7 @@ func maskOf(ctx context.Context, r *sealpostv1.UpdateEndpointRequest) ([]string,
 // outputOnly fields are passed over in what callers send (AIP-203); id and etag say which endpoint is meant.
 func outputOnly(name string) bool {
 	switch name {
-	case "id", "tenant", "etag", "state", "stateReason", "registrant", "approver", "createTime", "updateTime", "approveTime", "proposal":
+	case "id", "tenant", "etag", "state", "stateReason", "registrant", "approver", "createTime", "updateTime", "approveTime", "proposal", "signingKeys", "clientCertificateRotateTime":
 		return true
 	}
 	return false

@@ -97,6 +97,9 @@ func (s *Server) newHandler() (http.Handler, error) {
 	return s.harden(mux), nil
 }
 
+// StrictTransportSecurity is what every answer over TLS says: a year without plain text (RFC 6797).
+const StrictTransportSecurity = "max-age=31536000"
+
 // harden sets the headers of every answer and catches what panics outside of a method.
 func (s *Server) harden(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -106,7 +109,7 @@ func (s *Server) harden(next http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		h.Set("Referrer-Policy", "no-referrer")
 		if r.TLS != nil {
-			h.Set("Strict-Transport-Security", "max-age=31536000")
+			h.Set("Strict-Transport-Security", StrictTransportSecurity)
 		}
 		defer func() {
 			if p := recover(); p != nil {

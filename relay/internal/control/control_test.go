@@ -436,6 +436,20 @@ func TestEveryMethodChecksItsCaller(t *testing.T) {
 			return err
 		}},
 		{"RevokeToken", access.TokensRevoke, nil, func(c access.Caller) error { _, err := w.RevokeToken(ctx, c, "", token.ID); return err }},
+		{"RotateSecret", access.EndpointsWrite, nil, func(c access.Caller) error {
+			_, err := w.RotateSecret(ctx, c, ref, Rotation{Revoke: true})
+			return err
+		}},
+		{"ActivateSecret", access.EndpointsWrite, nil, func(c access.Caller) error { _, err := w.ActivateSecret(ctx, c, ref); return err }},
+		{"ClaimSecret", access.EndpointsWrite, nil, func(c access.Caller) error { _, err := w.ClaimSecret(ctx, c, ref); return err }},
+		{"RevokeSecret", access.EndpointsWrite, nil, func(c access.Caller) error {
+			_, err := w.RevokeSecret(ctx, c, ref, w.Registry.Snapshot().Endpoint(e.ID).CurrentKey(), "")
+			return err
+		}},
+		{"RotateClientCertificate", access.EndpointsWrite, nil, func(c access.Caller) error {
+			_, err := w.RotateClientCertificate(ctx, c, ref, "")
+			return err
+		}},
 		{"DeleteEndpoint", access.EndpointsWrite, nil, func(c access.Caller) error { _, err := w.DeleteEndpoint(ctx, c, ref); return err }},
 	}
 	full := w.caller("op", access.Operator, "")

@@ -76,9 +76,12 @@ func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked S
 	if requestID != "" && (len(requestID) > maxRequestID || !relay.ValidEventID(requestID)) {
 		bad.Add("requestId", "must be 1 to %d of A-Z, a-z, 0-9, '_' and '-'", maxRequestID)
 	}
-	key, err := c.key(&spec)
-	if err != nil {
-		bad.Add("secret", "%s", rule(err))
+	var key signer.Key
+	if scheme, unknown := signer.ParseScheme(spec.Scheme); unknown == nil { // else it is refused as the scheme's fault
+		var err error
+		if key, err = c.key(scheme, spec.Secret, id); err != nil {
+			bad.Add("secret", "%s", rule(err))
+		}
 	}
 	if err := bad.Err(); err != nil {
 		return Created{}, err
@@ -113,6 +116,9 @@ func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked S
 	}
 	if err != nil {
 		return Created{}, err
+	}
+	if c.sharesKey(created.Endpoint.Record) {
+		return Created{}, c.takeBack(ctx, created.Endpoint, key.ID())
 	}
 	return created, nil
 }
@@ -165,25 +171,19 @@ func (c *Control) specDigest(s *Spec, id string) []byte {
 	return c.Sealer.Digest("creation of "+id, data)
 }
 
-// key makes or reads the signing key. A key pair is one endpoint's alone: what is signed for one partner must not verify
-// at another.
-func (c *Control) key(s *Spec) (signer.Key, error) {
-	scheme, err := signer.ParseScheme(s.Scheme)
+// key makes or reads a new signing key. It is one endpoint's alone: what is signed for one partner must not verify at another. self is
+// the endpoint that may have it already, by a creation that is repeated.
+func (c *Control) key(scheme signer.Scheme, brought relay.Secret, self string, kind ...signer.KeyOption) (signer.Key, error) {
+	if brought.Empty() {
+		return signer.GenerateKey(scheme, kind...)
+	}
+	key, err := signer.ParseKey(scheme, brought.Reveal())
 	if err != nil {
-		return signer.Key{}, nil // it is refused as the scheme's fault
-	}
-	if s.Secret.Empty() {
-		return signer.GenerateKey(scheme)
-	}
-	key, err := signer.ParseKey(scheme, s.Secret.Reveal())
-	if err != nil || !key.Asymmetric() {
-		return key, err
+		return signer.Key{}, err
 	}
 	for e := range c.Registry.Snapshot().All() {
-		for _, have := range e.Record.Keys {
-			if have.ID == key.ID() {
-				return signer.Key{}, errors.New("is the key pair of another endpoint; each has its own")
-			}
+		if e.ID != self && e.Holds(key.ID()) {
+			return signer.Key{}, errSharedKey
 		}
 	}
 	return key, nil
@@ -433,19 +433,26 @@ func (c *Control) propose(who access.Caller, r *registry.Record, vault registry.
 	return map[string]string{"applied": "what narrows", "proposed": "the rest"}, nil
 }
 
-// EndpointKeys are the public keys that an endpoint's deliveries verify with, the current one first: for anybody.
-func (c *Control) EndpointKeys(id string) ([]signer.JWK, error) {
+// maxKeysAge is the longest that published keys may be kept: a key that was revoked is trusted by those who kept it until then.
+const maxKeysAge = 5 * time.Minute
+
+// EndpointKeys are the public keys that an endpoint's deliveries verify with, the current one first, the next one among them: for
+// anybody. They may be kept for age, which is short enough for whoever keeps them to hear of a next key well before it signs.
+func (c *Control) EndpointKeys(id string) (keys []signer.JWK, age time.Duration, err error) {
 	e := c.Registry.Snapshot().Endpoint(id)
 	if e == nil || len(e.PublicKeys) == 0 {
-		return nil, ErrNotFound
+		return nil, 0, ErrNotFound
 	}
-	var keys []signer.JWK
+	age = min(maxKeysAge, e.Rotation.OverlapOrDefault()/4)
+	if next, ok := e.Record.Next(); ok { // what is kept of before must not outlast its time by much, nor this the steps after it
+		age = min(age, max(time.Second, next.Overlap/4))
+	}
 	for _, k := range e.PublicKeys {
 		if jwk, ok := k.JWK(); ok {
 			keys = append(keys, jwk)
 		}
 	}
-	return keys, nil
+	return keys, age, nil
 }
 
 // clip bounds what a caller wrote before it goes into a record.

@@ -137,7 +137,7 @@ func TestSecretIsShownOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys, err := w.EndpointKeys(made.Endpoint.ID)
+		keys, _, err := w.EndpointKeys(made.Endpoint.ID)
 		if scheme.Facts().Asymmetric {
 			if !made.Secret.Empty() || !strings.Contains(made.PublicPEM, "PUBLIC KEY") || err != nil || len(keys) != 1 {
 				t.Errorf("%s: secret %v, %q, %v", scheme, !made.Secret.Empty(), made.PublicPEM, err)
@@ -149,7 +149,7 @@ func TestSecretIsShownOnce(t *testing.T) {
 			}
 		}
 	}
-	if _, err := w.EndpointKeys("ep_none"); !errors.Is(err, ErrNotFound) {
+	if _, _, err := w.EndpointKeys("ep_none"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("unknown: %v", err)
 	}
 	pair, err := signer.GenerateKey(signer.StandardEd25519)

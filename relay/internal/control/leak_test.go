@@ -32,6 +32,7 @@ func TestNothingShowsSecrets(t *testing.T) {
 	spec.Headers = []relay.Header{{Name: "X-Api-Key", Value: relay.NewSecret(mark + "-header")}}
 	spec.Bearer = relay.NewSecret(mark + "-bearer")
 	basic := spec
+	basic.Secret = relay.NewSecret(secret + "-2")
 	basic.Bearer, basic.BasicUser, basic.BasicPass = relay.Secret{}, "user", relay.NewSecret(mark+"-password")
 
 	var said []string // errors, and values as they print
@@ -76,6 +77,14 @@ func TestNothingShowsSecrets(t *testing.T) {
 	_, err = w.UpdateEndpoint(ctx, ann, ref, Spec{Bearer: relay.NewSecret(mark + "-bearer-2")}, []string{"bearerToken"})
 	say(nil, err)
 	_, _, err = w.TestEndpoint(ctx, ann, ref)
+	say(nil, err)
+	rotated, err := w.RotateSecret(ctx, ann, ref, Rotation{Secret: relay.NewSecret(secret + "-3")})
+	say(rotated.Secret, err)
+	_, err = w.RotateSecret(ctx, ann, ref, Rotation{Secret: relay.NewSecret(secret + "-3"), Revoke: true})
+	say(nil, err)
+	_, err = w.ActivateSecret(ctx, ann, ref)
+	say(nil, err)
+	_, err = w.RevokeSecret(ctx, ann, ref, secret, "")
 	say(nil, err)
 
 	token, text, err := w.CreateToken(ctx, op, access.Grant{Account: "crm", Role: access.Publisher, Tenant: "acme"})

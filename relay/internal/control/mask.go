@@ -39,6 +39,10 @@ var fields = map[string]func(to, from *Spec){
 	"tls.spkiPins":          func(to, from *Spec) { to.TLS.SPKIPins = from.TLS.SPKIPins },
 	"tls.allowTls12":        func(to, from *Spec) { to.TLS.AllowTLS12 = from.TLS.AllowTLS12 },
 
+	"rotation":         func(to, from *Spec) { to.Rotation = from.Rotation },
+	"rotation.every":   func(to, from *Spec) { to.Rotation.Every = from.Rotation.Every },
+	"rotation.overlap": func(to, from *Spec) { to.Rotation.Overlap = from.Rotation.Overlap },
+
 	"headers":            func(to, from *Spec) { to.Headers = keepValues(to.Headers, from.Headers) },
 	"basicAuth":          func(to, from *Spec) { to.BasicUser, to.BasicPass = from.BasicUser, from.BasicPass },
 	"basicAuth.username": func(to, from *Spec) { to.BasicUser = from.BasicUser },
@@ -50,7 +54,7 @@ var fields = map[string]func(to, from *Spec){
 var fixed = map[string]string{
 	"tenant": "cannot be changed",
 	"scheme": "cannot be changed: its keys are the scheme's; register another endpoint",
-	"secret": "cannot be changed by an update",
+	"secret": "cannot be changed by an update: rotate it",
 }
 
 // keepValues gives headers without a value the one that the header of that name has now.

@@ -45,6 +45,8 @@ type Spec struct {
 	HTTP2       bool
 	// TLS.ClientCertificate is REQUIRED by default; with --dev OFFERED for https and NONE for http.
 	TLS relay.TLS
+	// Rotation.Every is 0 by default: keys are replaced on demand only.
+	Rotation relay.Rotation
 
 	// Headers' values are kept where an update leaves one empty.
 	Headers   []relay.Header
@@ -106,7 +108,21 @@ func (c *Control) check(s *Spec, asked *Spec) relay.Invalid {
 	checkLimits(s, &bad)
 	c.checkTLS(s, &bad)
 	checkCredentials(s, &bad)
+	checkRotation(s, &bad)
 	return bad
+}
+
+func checkRotation(s *Spec, bad *relay.Invalid) {
+	every, overlap := s.Rotation.Every, s.Rotation.Overlap
+	if every != 0 && (every < relay.MinRotation || every > relay.MaxRotation) {
+		bad.Add("rotation.every", "must be 1 to 730 days, or absent for no schedule")
+	}
+	if overlap != 0 && (overlap < relay.MinOverlap || overlap > relay.MaxOverlap) {
+		bad.Add("rotation.overlap", "must be 1 minute to 30 days, or absent for 24 h")
+	}
+	if every >= relay.MinRotation && s.Rotation.OverlapOrDefault() > every/2 {
+		bad.Add("rotation.overlap", "must be at most half of rotation.every")
+	}
 }
 
 func (c *Control) checkURL(s *Spec, bad *relay.Invalid) {
@@ -379,7 +395,7 @@ func settings(s *Spec, vault registry.Vault) (registry.Settings, error) {
 		URL: s.URL, Owner: s.Owner, Purpose: s.Purpose, Description: s.Description,
 		EventTypes: s.EventTypes, Filter: s.Filter, Scheme: signer.Scheme(s.Scheme), ContentMode: relay.ContentMode(s.ContentMode),
 		Redaction: s.Redaction, ChunkBytes: s.ChunkBytes, ChunkArray: s.ChunkArray, Concurrency: s.Concurrency, Ordered: s.Ordered,
-		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS,
+		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation,
 	}
 	err := vault.Seal(registry.Credentials{Headers: s.Headers, BasicUser: s.BasicUser, BasicPass: s.BasicPass, Bearer: s.Bearer}, &out)
 	return out, err
@@ -395,7 +411,7 @@ func specOf(tenant string, s *registry.Settings, vault registry.Vault) (Spec, er
 		Tenant: tenant, URL: s.URL, Owner: s.Owner, Purpose: s.Purpose, Description: s.Description,
 		EventTypes: s.EventTypes, Filter: s.Filter, Scheme: string(s.Scheme), ContentMode: string(s.ContentMode),
 		Redaction: s.Redaction, ChunkBytes: s.ChunkBytes, ChunkArray: s.ChunkArray, Concurrency: s.Concurrency, Ordered: s.Ordered,
-		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS,
+		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation,
 		Headers: credentials.Headers, BasicUser: credentials.BasicUser, BasicPass: credentials.BasicPass, Bearer: credentials.Bearer,
 	}, nil
 }

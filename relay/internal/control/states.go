@@ -52,6 +52,9 @@ func (c *Control) approve(who access.Caller, r *registry.Record) (map[string]str
 	if err := c.check(&spec, &Spec{}).Err(); err != nil {
 		return nil, err
 	}
+	if c.sharesKey(r) {
+		return nil, stateError("approve", r, "its secret "+errSharedKey.Error()+": rotate it first")
+	}
 	if first {
 		c.move(r, relay.EndpointActive, "")
 	}
@@ -142,6 +145,9 @@ func (c *Control) ResumeEndpoint(ctx context.Context, who access.Caller, ref Ref
 			return effect{}, stateError("resume", r, "it must be paused or suspended")
 		case who.Role == access.Partner && !saidBy(r, who.Account) && !saidBy(r, access.RelayAccount):
 			return effect{}, stateError("resume", r, "an operator has to resume what an operator paused")
+		}
+		if c.sharesKey(r) {
+			return effect{}, stateError("resume", r, "its secret "+errSharedKey.Error()+": rotate it first")
 		}
 		c.move(r, relay.EndpointActive, "")
 		return effect{}, nil

@@ -120,11 +120,12 @@ func (l *loop) checkSettled(now time.Time) {
 	l.settling = open
 }
 
-// closing tells whether a task is in flight to one of the tenant's endpoints that may no longer be sent to.
+// closing tells whether a task is in flight to one of the tenant's endpoints that may no longer be sent to, or signed with a key that
+// is no longer the endpoint's.
 func (l *loop) closing(t *task, tenant string) bool {
 	if t.endpoint.Tenant != tenant {
 		return false
 	}
 	ep := l.snapshot.Endpoint(t.key.Endpoint)
-	return ep == nil || !ep.Sendable()
+	return ep == nil || !ep.Sendable() || !ep.Holds(t.endpoint.CurrentKey())
 }

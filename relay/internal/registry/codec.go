@@ -29,9 +29,11 @@ func encode(r *Record) ([]byte, error) {
 	m.CreateTime, m.UpdateTime, m.ApproveTime = nanos(r.CreateTime), nanos(r.UpdateTime), nanos(r.ApproveTime)
 	m.RequestId, m.RequestDigest = r.RequestID, r.RequestDigest
 	m.Inactive, m.InactiveSince, m.ContainedFrom = int64(r.Inactive), nanos(r.InactiveSince), string(r.ContainedFrom)
+	m.CertificateTime = nanos(r.CertificateTime)
 	for _, k := range r.Keys {
 		m.Keys = append(m.Keys, &sealpostv1.KeyRecord{
-			Id: k.ID, Sealed: k.Secret, Public: k.Public, CreateTime: nanos(k.CreateTime), ExpireTime: nanos(k.ExpireTime),
+			Id: k.ID, State: string(k.State), Sealed: k.Secret, Public: k.Public, CreateTime: nanos(k.CreateTime), ExpireTime: nanos(k.ExpireTime),
+			ActivateTime: nanos(k.ActivateTime), Overlap: int64(k.Overlap), Unclaimed: k.Unclaimed,
 		})
 	}
 	if r.Proposed != nil {
@@ -70,10 +72,23 @@ func decode(data []byte) (*Record, error) {
 		CreateTime: moment(m.CreateTime), UpdateTime: moment(m.UpdateTime), ApproveTime: moment(m.ApproveTime),
 		Inactive: time.Duration(m.Inactive), InactiveSince: moment(m.InactiveSince), ContainedFrom: relay.EndpointState(m.ContainedFrom),
 		Settings:  settings(&m),
-		RequestID: m.RequestId, RequestDigest: m.RequestDigest,
+		RequestID: m.RequestId, RequestDigest: m.RequestDigest, CertificateTime: moment(m.CertificateTime),
 	}
 	for _, k := range m.Keys {
-		r.Keys = append(r.Keys, Key{ID: k.Id, Secret: k.Sealed, Public: k.Public, CreateTime: moment(k.CreateTime), ExpireTime: moment(k.ExpireTime)})
+		if len(k.ProtoReflect().GetUnknown()) > 0 {
+			return nil, fmt.Errorf("%w: unknown fields of a key", errRecord) // it may be one that must not sign
+		}
+		key := Key{
+			ID: k.Id, State: KeyState(k.State), Secret: k.Sealed, Public: k.Public, CreateTime: moment(k.CreateTime), ExpireTime: moment(k.ExpireTime),
+			ActivateTime: moment(k.ActivateTime), Overlap: time.Duration(k.Overlap), Unclaimed: k.Unclaimed,
+		}
+		if key.State == "" && len(m.Keys) == 1 {
+			key.State = KeyCurrent // of a release that did not rotate
+		}
+		r.Keys = append(r.Keys, key)
+	}
+	if err := r.checkKeys(); err != nil {
+		return nil, err
 	}
 	if m.Proposed != nil {
 		r.Proposed = &Proposal{Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Hands: m.Proposed.Hands, Time: moment(m.Proposed.UpdateTime)}
@@ -98,6 +113,7 @@ func settingsRecord(s *Settings) *sealpostv1.EndpointRecord {
 		TlsClientCertificate: string(s.TLS.ClientCertificate), TlsCaPem: s.TLS.CAPEM, TlsSpkiPins: s.TLS.SPKIPins,
 		TlsAllow_12: s.TLS.AllowTLS12,
 		BasicUser:   s.BasicUser, BasicPass: s.BasicPass, Bearer: s.Bearer,
+		RotationEvery: int64(s.Rotation.Every), RotationOverlap: int64(s.Rotation.Overlap),
 	}
 	for _, k := range s.Redaction.Mask {
 		m.RedactionMask = append(m.RedactionMask, &sealpostv1.MaskRecord{Path: k.Path, KeepLast: uint32(k.KeepLast)})
@@ -121,6 +137,7 @@ func settings(m *sealpostv1.EndpointRecord) Settings {
 			ClientCertificate: relay.ClientCertificateMode(m.TlsClientCertificate), CAPEM: m.TlsCaPem, SPKIPins: m.TlsSpkiPins, AllowTLS12: m.TlsAllow_12,
 		},
 		BasicUser: m.BasicUser, BasicPass: m.BasicPass, Bearer: m.Bearer,
+		Rotation: relay.Rotation{Every: time.Duration(m.RotationEvery), Overlap: time.Duration(m.RotationOverlap)},
 	}
 	for _, k := range m.RedactionMask {
 		s.Redaction.Mask = append(s.Redaction.Mask, relay.Mask{Path: k.Path, KeepLast: int(k.KeepLast)})

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
@@ -29,7 +30,7 @@ type Endpoint struct {
 	Err error
 	// Record is what it was compiled of; nobody writes to it.
 	Record *Record
-	// PublicKeys are the public halves of its keys, the current one first; none for shared secrets.
+	// PublicKeys are the public halves of its keys, the next one too, the current one first; none for shared secrets.
 	PublicKeys []signer.PublicKey
 
 	patterns []string // minimal; see Snapshot.Match
@@ -47,6 +48,14 @@ func (e *Endpoint) Matches(eventType string) bool {
 
 // Sendable tells whether deliveries may be sent: the endpoint is active, and all of it could be compiled.
 func (e *Endpoint) Sendable() bool { return e.State == relay.EndpointActive && e.Err == nil }
+
+// CurrentKey is the id of the key that signs; empty where there is none.
+func (e *Endpoint) CurrentKey() string { return e.Record.Current().ID }
+
+// Holds tells whether a key is still one of the endpoint's.
+func (e *Endpoint) Holds(keyID string) bool {
+	return slices.ContainsFunc(e.Record.Keys, func(k Key) bool { return k.ID == keyID })
+}
 
 // compiler makes endpoints of records.
 type compiler struct {
@@ -110,7 +119,7 @@ func (c *compiler) complete(e *Endpoint) (err error) {
 func (c *compiler) sign(e *Endpoint, vault Vault) error {
 	var live []signer.Key
 	for _, k := range e.Record.Keys {
-		if !k.ExpireTime.IsZero() && !c.now().Before(k.ExpireTime) {
+		if !k.ExpireTime.IsZero() && !c.now().Before(k.ExpireTime) || k.Unclaimed {
 			continue
 		}
 		text, err := vault.open(k.Secret, fieldKey(k.ID))
@@ -121,7 +130,9 @@ func (c *compiler) sign(e *Endpoint, vault Vault) error {
 		if err != nil {
 			return fmt.Errorf("signing key %s: %w", k.ID, err)
 		}
-		live = append(live, key)
+		if k.State != KeyNext {
+			live = append(live, key)
+		}
 		if public, ok := key.Public(); ok {
 			e.PublicKeys = append(e.PublicKeys, public)
 		}
@@ -146,10 +157,10 @@ func plain(r *Record) *relay.Endpoint {
 		ID: r.ID, Tenant: r.Tenant, Owner: s.Owner, Purpose: s.Purpose, Description: s.Description,
 		EventTypes: s.EventTypes, Filter: s.Filter, Scheme: s.Scheme, ContentMode: s.ContentMode, Redaction: s.Redaction,
 		ChunkBytes: s.ChunkBytes, ChunkArray: s.ChunkArray, Concurrency: s.Concurrency, Ordered: s.Ordered,
-		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, BasicUser: s.BasicUser,
+		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation, BasicUser: s.BasicUser,
 		State: r.State, StateReason: r.StateReason, Registrant: r.Registrant, Approver: r.Approver,
 		CreateTime: r.CreateTime, UpdateTime: r.UpdateTime, ApproveTime: r.ApproveTime, Revision: r.Revision,
-		Inactive: r.Inactive, InactiveSince: r.InactiveSince,
+		Inactive: r.Inactive, InactiveSince: r.InactiveSince, CertificateTime: r.CertificateTime,
 	}
 }
 

@@ -1,6 +1,9 @@
 package registry
 
 import (
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"time"
@@ -37,6 +40,9 @@ type Record struct {
 	Proposed *Proposal
 	// Keys sign; the first is the current one.
 	Keys []Key
+	// CertificateTime is when the client certificate was last replaced ahead of its renewal: those from before are no longer
+	// presented.
+	CertificateTime time.Time
 
 	// RequestID is the creation's own, empty where it had none, and RequestDigest tells its repeat from another creation
 	// under the same request id.
@@ -95,6 +101,7 @@ type Settings struct {
 	RetryFor    time.Duration
 	HTTP2       bool
 	TLS         relay.TLS
+	Rotation    relay.Rotation
 
 	Headers   []Header
 	BasicUser string
@@ -108,13 +115,48 @@ type Header struct {
 	Value []byte
 }
 
+// KeyState is what a signing key does.
+type KeyState string
+
+// The states of a key.
+const (
+	KeyCurrent  KeyState = "CURRENT"  // it signs
+	KeyNext     KeyState = "NEXT"     // it is made known ahead, and does not sign
+	KeyPrevious KeyState = "PREVIOUS" // it was replaced; it signs beside the current one where the scheme carries two signatures
+)
+
 // Key is a sealed signing key.
 type Key struct {
 	ID         string
+	State      KeyState
 	Secret     []byte // sealed
 	Public     []byte // of a key pair: PKIX DER
 	CreateTime time.Time
-	ExpireTime time.Time // when it stops signing; zero: not set
+	// ExpireTime is when it is dropped: of the previous key.
+	ExpireTime time.Time
+	// ActivateTime is when it becomes the current one by itself, and Overlap how long the one before it then stays: of the next key.
+	ActivateTime time.Time
+	Overlap      time.Duration
+	// Unclaimed: the schedule made it, and nobody was shown its secret yet. Such a key never signs.
+	Unclaimed bool
+}
+
+// Algorithm is "hmac-sha256", "ed25519" or "rsa-v1_5-sha256" (RFC 9421 section 6.2); empty where it cannot be told.
+func (k Key) Algorithm() string {
+	if len(k.Public) == 0 {
+		return "hmac-sha256"
+	}
+	public, err := x509.ParsePKIXPublicKey(k.Public)
+	if err != nil {
+		return ""
+	}
+	switch public.(type) {
+	case ed25519.PublicKey:
+		return "ed25519"
+	case *rsa.PublicKey:
+		return "rsa-v1_5-sha256"
+	}
+	return ""
 }
 
 // Field names of sealed values: the third part of their place.
@@ -216,10 +258,16 @@ func (v Vault) optional(s relay.Secret, field string) ([]byte, error) {
 	return v.seal(s.Reveal(), field)
 }
 
-// Key seals a signing key made at now.
+// Reveal opens a signing key, for its receiver to be shown.
+func (v Vault) Reveal(k Key) (relay.Secret, error) {
+	text, err := v.open(k.Secret, fieldKey(k.ID))
+	return relay.NewSecret(text), err
+}
+
+// Key seals a signing key made at now. It is the current one until its record says otherwise.
 func (v Vault) Key(k signer.Key, now time.Time) (Key, error) {
 	sealed, err := v.seal(k.Reveal(), fieldKey(k.ID()))
-	out := Key{ID: k.ID(), Secret: sealed, CreateTime: now}
+	out := Key{ID: k.ID(), State: KeyCurrent, Secret: sealed, CreateTime: now}
 	if block, _ := pem.Decode([]byte(k.PublicPEM())); block != nil {
 		out.Public = block.Bytes
 	}
