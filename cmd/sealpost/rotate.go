@@ -53,8 +53,7 @@ receivers can learn the new one first.`,
 	secretOut := f.String("secret-out", "", "write the secret, or the public key, to this new file instead of showing it")
 	reason := f.String("reason", "", actFlags["reason"])
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		asJSON, err := wantsJSON(cmd)
-		if err != nil {
+		if _, err := wantsJSON(cmd); err != nil {
 			return err
 		}
 		request := &sealpostv1.RotateSecretRequest{Id: args[0], Tenant: *tenant, Etag: *etag, Revoke: *revoke, Reason: *reason}
@@ -73,22 +72,7 @@ receivers can learn the new one first.`,
 			if err != nil {
 				return err
 			}
-			var lost error
-			if *secretOut != "" {
-				if lost = writeSecret(*secretOut, answer.GetSecret()+answer.GetPublicKeyPem()); lost == nil {
-					answer.Secret, answer.PublicKeyPem = nil, nil
-				}
-			}
-			err = show(cmd, answer, func(w io.Writer) {
-				keyRows(w, answer.GetEndpoint())
-				if s := answer.GetSecret(); s != "" {
-					row(w, "secret", s)
-				}
-			})
-			if pem := answer.GetPublicKeyPem(); pem != "" && !asJSON {
-				fmt.Fprint(cmd.OutOrStdout(), plainLines(pem))
-			}
-			return errors.Join(err, lost)
+			return showOnce(cmd, *secretOut, answer, &answer.Secret, &answer.PublicKeyPem, func(w io.Writer) { keyRows(w, answer.GetEndpoint()) })
 		})
 	}
 	return cmd
