@@ -366,8 +366,7 @@ func newEndpointCreate(conn *connection) *cobra.Command {
 	secretOut := cmd.Flags().String("secret-out", "", "write the secret, or the public key, to this new file instead of showing it")
 	requestID := cmd.Flags().String("request-id", "", "an id of your own, so that a repeat registers nothing twice")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		asJSON, err := wantsJSON(cmd)
-		if err != nil {
+		if _, err := wantsJSON(cmd); err != nil {
 			return err
 		}
 		ep, _, err := flags.build(cmd)
@@ -380,29 +379,44 @@ func newEndpointCreate(conn *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var lost error
-			if *secretOut != "" {
-				if lost = writeSecret(*secretOut, answer.GetSecret()+answer.GetPublicKeyPem()); lost == nil {
-					answer.Secret, answer.PublicKeyPem = nil, nil
-				}
-			}
 			if ep := answer.GetEndpoint(); ep.GetReplayable() {
 				fmt.Fprintf(cmd.ErrOrStderr(), "note: scheme %s signs no time: a delivery that somebody recorded can be sent again and verifies, so the receiver\n"+
 					"has to remember what it has handled; prefer another scheme where there is the choice\n", plain(ep.GetScheme()))
 			}
-			err = show(cmd, answer, func(w io.Writer) {
-				endpointRows(w, answer.GetEndpoint())
-				if s := answer.GetSecret(); s != "" {
-					row(w, "secret", s)
-				}
-			})
-			if pem := answer.GetPublicKeyPem(); pem != "" && !asJSON {
-				fmt.Fprint(cmd.OutOrStdout(), plainLines(pem))
-			}
-			return errors.Join(err, lost)
+			return showOnce(cmd, *secretOut, answer, &answer.Secret, &answer.PublicKeyPem, func(w io.Writer) { endpointRows(w, answer.GetEndpoint()) })
 		})
 	}
 	return cmd
+}
+
+// showOnce shows an answer that holds a new secret or public key; where a file is given, it goes there instead.
+func showOnce(cmd *cobra.Command, file string, answer proto.Message, secret, publicPEM **string, rows func(io.Writer)) error {
+	asJSON, err := wantsJSON(cmd)
+	if err != nil {
+		return err
+	}
+	text := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return *s
+	}
+	var lost error
+	if file != "" {
+		if lost = writeSecret(file, text(*secret)+text(*publicPEM)); lost == nil {
+			*secret, *publicPEM = nil, nil
+		}
+	}
+	err = show(cmd, answer, func(w io.Writer) {
+		rows(w)
+		if s := text(*secret); s != "" {
+			row(w, "secret", s)
+		}
+	})
+	if pem := text(*publicPEM); pem != "" && !asJSON {
+		fmt.Fprint(cmd.OutOrStdout(), plainLines(pem))
+	}
+	return errors.Join(err, lost)
 }
 
 // writeSecret writes a file that was not there, for its owner's eyes.
