@@ -746,8 +746,13 @@ type EndpointRecord struct {
 	InactiveSince int64 `protobuf:"varint,45,opt,name=inactive_since,json=inactiveSince,proto3" json:"inactive_since,omitempty"`
 	// The state that it was contained in; empty where it is not contained.
 	ContainedFrom string `protobuf:"bytes,60,opt,name=contained_from,json=containedFrom,proto3" json:"contained_from,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The life of a signing key and the overlap of its rotation, in nanoseconds; 0: not set.
+	RotationEvery   int64 `protobuf:"varint,80,opt,name=rotation_every,json=rotationEvery,proto3" json:"rotation_every,omitempty"`
+	RotationOverlap int64 `protobuf:"varint,81,opt,name=rotation_overlap,json=rotationOverlap,proto3" json:"rotation_overlap,omitempty"`
+	// Client certificates from before are no longer presented.
+	CertificateTime int64 `protobuf:"varint,82,opt,name=certificate_time,json=certificateTime,proto3" json:"certificate_time,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *EndpointRecord) Reset() {
@@ -1109,6 +1114,27 @@ func (x *EndpointRecord) GetContainedFrom() string {
 	return ""
 }
 
+func (x *EndpointRecord) GetRotationEvery() int64 {
+	if x != nil {
+		return x.RotationEvery
+	}
+	return 0
+}
+
+func (x *EndpointRecord) GetRotationOverlap() int64 {
+	if x != nil {
+		return x.RotationOverlap
+	}
+	return 0
+}
+
+func (x *EndpointRecord) GetCertificateTime() int64 {
+	if x != nil {
+		return x.CertificateTime
+	}
+	return 0
+}
+
 type MaskRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -1223,8 +1249,15 @@ type KeyRecord struct {
 	// Of a key pair: the public key, PKIX DER.
 	Public     []byte `protobuf:"bytes,3,opt,name=public,proto3" json:"public,omitempty"`
 	CreateTime int64  `protobuf:"varint,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When it stops signing; 0: not set.
-	ExpireTime    int64 `protobuf:"varint,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// When it is dropped; 0: not set.
+	ExpireTime int64 `protobuf:"varint,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// CURRENT, NEXT or PREVIOUS; empty in records of one key, which is the current one.
+	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	// Of the next key: when it becomes the current one by itself, and how long the one before it then stays, in nanoseconds.
+	ActivateTime int64 `protobuf:"varint,7,opt,name=activate_time,json=activateTime,proto3" json:"activate_time,omitempty"`
+	Overlap      int64 `protobuf:"varint,8,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	// Nobody was shown its secret yet.
+	Unclaimed     bool `protobuf:"varint,9,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1292,6 +1325,34 @@ func (x *KeyRecord) GetExpireTime() int64 {
 		return x.ExpireTime
 	}
 	return 0
+}
+
+func (x *KeyRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *KeyRecord) GetActivateTime() int64 {
+	if x != nil {
+		return x.ActivateTime
+	}
+	return 0
+}
+
+func (x *KeyRecord) GetOverlap() int64 {
+	if x != nil {
+		return x.Overlap
+	}
+	return 0
+}
+
+func (x *KeyRecord) GetUnclaimed() bool {
+	if x != nil {
+		return x.Unclaimed
+	}
+	return false
 }
 
 // A value of the TOKENS bucket. The token itself is kept nowhere.
@@ -2422,7 +2483,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vbody_sha256\x18\x13 \x01(\tR\n" +
 	"bodySha256\x12#\n" +
 	"\rresponse_body\x18\x14 \x01(\fR\fresponseBody\x12#\n" +
-	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xac\f\n" +
+	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xa9\r\n" +
 	"\x0eEndpointRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -2484,14 +2545,17 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\x0erequest_digest\x18+ \x01(\fR\rrequestDigest\x12\x1a\n" +
 	"\binactive\x18, \x01(\x03R\binactive\x12%\n" +
 	"\x0einactive_since\x18- \x01(\x03R\rinactiveSince\x12%\n" +
-	"\x0econtained_from\x18< \x01(\tR\rcontainedFrom\"=\n" +
+	"\x0econtained_from\x18< \x01(\tR\rcontainedFrom\x12%\n" +
+	"\x0erotation_every\x18P \x01(\x03R\rrotationEvery\x12)\n" +
+	"\x10rotation_overlap\x18Q \x01(\x03R\x0frotationOverlap\x12)\n" +
+	"\x10certificate_time\x18R \x01(\x03R\x0fcertificateTime\"=\n" +
 	"\n" +
 	"MaskRecord\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1b\n" +
 	"\tkeep_last\x18\x02 \x01(\rR\bkeepLast\"8\n" +
 	"\fHeaderRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\x8d\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\x80\x02\n" +
 	"\tKeyRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12\x16\n" +
@@ -2499,7 +2563,11 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vcreate_time\x18\x04 \x01(\x03R\n" +
 	"createTime\x12\x1f\n" +
 	"\vexpire_time\x18\x05 \x01(\x03R\n" +
-	"expireTime\"\xca\x03\n" +
+	"expireTime\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12#\n" +
+	"\ractivate_time\x18\a \x01(\x03R\factivateTime\x12\x18\n" +
+	"\aoverlap\x18\b \x01(\x03R\aoverlap\x12\x1c\n" +
+	"\tunclaimed\x18\t \x01(\bR\tunclaimed\"\xca\x03\n" +
 	"\vTokenRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
