@@ -229,20 +229,20 @@ func (d *door) EndpointHealth(_ context.Context, who access.Caller, ref control.
 	return e, someHealth(), err
 }
 
-func (d *door) RotateSecret(_ context.Context, who access.Caller, ref control.Ref, asked control.Rotation) (control.Rotated, error) {
+func (d *door) RotateSecret(_ context.Context, who access.Caller, ref control.Ref, asked control.Rotation) (control.NewSecret, error) {
 	overlap := "default"
 	if asked.Overlap != nil {
 		overlap = asked.Overlap.String()
 	}
 	e, err := d.endpoint(who, fmt.Sprintf("rotate %s %s %v %s", asked.Secret.Reveal(), overlap, asked.Revoke, asked.Reason), ref)
-	return control.Rotated{Endpoint: e, KeyID: "k2", Secret: relay.NewSecret("whsec_new")}, err
+	return control.NewSecret{Endpoint: e, KeyID: "k2", Secret: relay.NewSecret("whsec_new")}, err
 }
 func (d *door) ActivateSecret(_ context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error) {
 	return d.endpoint(who, "activate", ref)
 }
-func (d *door) ClaimSecret(_ context.Context, who access.Caller, ref control.Ref) (control.Rotated, error) {
+func (d *door) ClaimSecret(_ context.Context, who access.Caller, ref control.Ref) (control.NewSecret, error) {
 	e, err := d.endpoint(who, "claim", ref)
-	return control.Rotated{Endpoint: e, KeyID: "k2", Secret: relay.NewSecret("whsec_new")}, err
+	return control.NewSecret{Endpoint: e, KeyID: "k2", Secret: relay.NewSecret("whsec_new")}, err
 }
 func (d *door) RevokeSecret(_ context.Context, who access.Caller, ref control.Ref, keyID, reason string) (*registry.Endpoint, error) {
 	return d.endpoint(who, "revoke "+keyID+" "+reason, ref)

@@ -30,9 +30,9 @@ type Endpoints interface {
 	ResumeEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error)
 	TestEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (relay.Attempt, relay.Verdict, error)
 	EndpointHealth(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, relay.EndpointHealth, error)
-	RotateSecret(ctx context.Context, who access.Caller, ref control.Ref, asked control.Rotation) (control.Rotated, error)
+	RotateSecret(ctx context.Context, who access.Caller, ref control.Ref, asked control.Rotation) (control.NewSecret, error)
 	ActivateSecret(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error)
-	ClaimSecret(ctx context.Context, who access.Caller, ref control.Ref) (control.Rotated, error)
+	ClaimSecret(ctx context.Context, who access.Caller, ref control.Ref) (control.NewSecret, error)
 	RevokeSecret(ctx context.Context, who access.Caller, ref control.Ref, keyID, reason string) (*registry.Endpoint, error)
 	RotateClientCertificate(ctx context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error)
 }

@@ -25,8 +25,8 @@ type Rotation struct {
 	Reason string
 }
 
-// Rotated is a new key. Secret is shown this once, and empty for schemes with a key pair, which have PublicPEM.
-type Rotated struct {
+// NewSecret is a new signing key. Secret is shown this once, and empty for schemes with a key pair, which have PublicPEM.
+type NewSecret struct {
 	Endpoint  *registry.Endpoint
 	KeyID     string
 	Secret    relay.Secret
@@ -39,11 +39,11 @@ type Rotated struct {
 //
 // A rotation that is under way is not begun anew: its receivers may hold either key. Killed before the record is written, nothing
 // happened; after it, the caller has no answer and does not know the secret: RevokeSecret of the new key takes it back.
-func (c *Control) RotateSecret(ctx context.Context, who access.Caller, ref Ref, asked Rotation) (Rotated, error) {
+func (c *Control) RotateSecret(ctx context.Context, who access.Caller, ref Ref, asked Rotation) (NewSecret, error) {
 	act := audit.Act{Name: "endpoint.secret.rotate"}
 	e, err := c.enter(ctx, who, access.EndpointsWrite, ref, &act)
 	if err != nil {
-		return Rotated{}, err
+		return NewSecret{}, err
 	}
 	overlap := cmp.Or(e.Record.Settings.Rotation.Overlap, relay.DefaultOverlap)
 	if asked.Overlap != nil {
@@ -62,11 +62,11 @@ func (c *Control) RotateSecret(ctx context.Context, who access.Caller, ref Ref, 
 		bad.Add("secret", "%s", rule(err))
 	}
 	if err := bad.Err(); err != nil {
-		return Rotated{}, err
+		return NewSecret{}, err
 	}
 	sealed, err := registry.NewVault(c.Sealer, e.Tenant, e.ID).Key(key, c.now())
 	if err != nil {
-		return Rotated{}, fmt.Errorf("seal signing key: %w", err)
+		return NewSecret{}, fmt.Errorf("seal signing key: %w", err)
 	}
 	if asked.Revoke {
 		overlap = 0
@@ -84,12 +84,12 @@ func (c *Control) RotateSecret(ctx context.Context, who access.Caller, ref Ref, 
 		return effect{settle: overlap == 0, facts: map[string]string{"oldKey": old.ID}}, nil
 	})
 	if err != nil {
-		return Rotated{}, err
+		return NewSecret{}, err
 	}
 	if c.sharesKey(e.Record) {
-		return Rotated{}, c.takeBack(ctx, e, key.ID())
+		return NewSecret{}, c.takeBack(ctx, e, key.ID())
 	}
-	out := Rotated{Endpoint: e, KeyID: key.ID(), PublicPEM: key.PublicPEM()}
+	out := NewSecret{Endpoint: e, KeyID: key.ID(), PublicPEM: key.PublicPEM()}
 	if !key.Asymmetric() {
 		out.Secret = relay.NewSecret(key.Reveal())
 	}
@@ -134,13 +134,13 @@ func (c *Control) ActivateSecret(ctx context.Context, who access.Caller, ref Ref
 
 // ClaimSecret shows the secret of the next key that the schedule made, once; from then on the key can become the current one. A
 // caller who lost the answer takes the key back with RevokeSecret and rotates on demand.
-func (c *Control) ClaimSecret(ctx context.Context, who access.Caller, ref Ref) (Rotated, error) {
+func (c *Control) ClaimSecret(ctx context.Context, who access.Caller, ref Ref) (NewSecret, error) {
 	act := audit.Act{Name: "endpoint.secret.claim"}
 	e, err := c.enter(ctx, who, access.EndpointsWrite, ref, &act)
 	if err != nil {
-		return Rotated{}, err
+		return NewSecret{}, err
 	}
-	out := Rotated{}
+	out := NewSecret{}
 	vault := registry.NewVault(c.Sealer, e.Tenant, e.ID)
 	out.Endpoint, err = c.change(ctx, who, ref, act, func(r *registry.Record) (effect, error) {
 		if err := c.mayRotate(who, r); err != nil {
@@ -157,7 +157,7 @@ func (c *Control) ClaimSecret(ctx context.Context, who access.Caller, ref Ref) (
 		return effect{facts: map[string]string{"key": key.ID}}, nil
 	})
 	if err != nil {
-		return Rotated{}, err
+		return NewSecret{}, err
 	}
 	return out, nil
 }
