@@ -89,7 +89,6 @@ var ours = []struct{ name, imports string }{
 	{"test/e2e", ""},
 	{"test/faults", ""},
 	{"test/imports", ""},
-	{"test/trust", ""},
 	{"test/readme", ""},
 	{"test/trust", ""},
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -92,7 +91,9 @@ func openBranch(t *testing.T, more func(*app.Options)) *office {
 			return store.Open(ctx, url, store.Options{Logger: log})
 		},
 	}
-	options.TLS.Cert, options.TLS.Key = writePair(t, o.ca.Issue(time.Now().Add(24*time.Hour)))
+	pair := t.TempDir()
+	writePair(t, pair, o.ca.Issue(time.Now().Add(24*time.Hour)))
+	options.TLS.Cert, options.TLS.Key = filepath.Join(pair, "tls.crt"), filepath.Join(pair, "tls.key")
 	options.Journal.MinFreeDisk = -1
 	options.Egress.Allow = loopback
 	if more != nil {
@@ -128,22 +129,6 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
-}
-
-// writePair writes a certificate and its key into files.
-func writePair(t *testing.T, c tls.Certificate) (cert, key string) {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, key = filepath.Join(t.TempDir(), "tls.crt"), filepath.Join(t.TempDir(), "tls.key")
-	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: c.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: der}} {
-		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert, key
 }
 
 // object is a JSON object.
