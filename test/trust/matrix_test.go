@@ -135,7 +135,7 @@ var listing = map[string]bool{"AccessService.GetCaller": true, "AuditService.Get
 
 func reading(method string) bool {
 	_, name, _ := strings.Cut(method, ".")
-	return strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List") || strings.HasPrefix(name, "Watch") || strings.HasPrefix(name, "Export")
+	return strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List") || strings.HasPrefix(name, "Watch") || strings.HasPrefix(name, "Export") || strings.HasPrefix(name, "Prove")
 }
 
 // matrix is an office with a caller of every kind.
