@@ -125,10 +125,16 @@ func TestExternalAppender(t *testing.T) {
 			t.Fatal(seq, err)
 		}
 	}
+	if !a.Waiting() {
+		t.Error("300 records are on their way, and the next would not wait")
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // to write them again one by one would take minutes
 	defer cancel()
 	if seq, err := a.Sync(ctx); err != nil || seq != n {
 		t.Fatalf("synced up to %d of %d: %v", seq, n, err)
+	}
+	if a.Waiting() {
+		t.Error("all is acknowledged, and the next record would wait")
 	}
 	at := 0
 	if err := j.Outcomes(0).Range(t.Context(), 1, n, func(m Message) error {

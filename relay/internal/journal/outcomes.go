@@ -99,6 +99,13 @@ func (a *Appender) Last() uint64 {
 	return a.next - 1
 }
 
+// Waiting tells whether a record appended now would wait for one before it: on an external server there is one on its way at a time.
+func (a *Appender) Waiting() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.kept != nil && a.acked < a.next-1
+}
+
 // Append sends records and returns the sequence that the first of them gets if
 // nothing fails; Sync tells. It waits only while too many are unacknowledged. The records may be reused when it returns.
 func (a *Appender) Append(ctx context.Context, records ...[]byte) (first uint64, err error) {

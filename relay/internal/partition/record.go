@@ -50,12 +50,14 @@ func (l *loop) record(o *relay.Outcome, first, busy bool) error {
 	return nil
 }
 
-// appendDue appends what has been gathered for long enough.
+// appendDue appends what has been gathered for long enough. While the log still has a record before it to take, what is gathered would
+// only wait there: records of a millisecond each, one after the other, would come to lie seconds behind a slow cluster, and all that ended
+// since would be sent again after a crash.
 func (l *loop) appendDue() error {
-	if len(l.recording.bytes) > 0 && time.Since(l.recording.began) >= recordFor {
-		return l.append()
+	if len(l.recording.bytes) == 0 || time.Since(l.recording.began) < recordFor || l.appender.Waiting() {
+		return nil
 	}
-	return nil
+	return l.append()
 }
 
 // append appends what is gathered: from here on the log has all that the state has.
