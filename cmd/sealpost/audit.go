@@ -292,7 +292,7 @@ func newAuditKey(conn *connection) *cobra.Command {
 func newAuditExport(conn *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "export", Short: "Copy the whole log into a file that can be verified without a server", Args: cobra.NoArgs,
-		Example: "  sealpost audit export --to audit.ndjson && sealpost audit verify --key audit.pub audit.ndjson",
+		Example: "  sealpost audit export --to audit.ndjson\n  sealpost audit verify --key audit.pub audit.ndjson",
 	}
 	to := cmd.Flags().String("to", "", "file to write, which must not be there; - is standard output")
 	first := cmd.Flags().Uint64("from", 0, "sequence to begin with (default: the oldest that is kept)")
