@@ -137,7 +137,7 @@ func serve(t testing.TB, handler http.Handler, config *tls.Config) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: handler, TLSConfig: config, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{Handler: handler, TLSConfig: config.Clone(), ErrorLog: log.New(io.Discard, "", 0)} // ServeTLS writes into it
 	var running sync.WaitGroup
 	running.Go(func() {
 		if config != nil {
