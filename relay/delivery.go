@@ -82,6 +82,7 @@ type Delivery struct {
 	EventTime  time.Time
 	Subject    string // after policy
 	Data       []byte // after policy; compact JSON; shared between deliveries, never written to
+	Synthetic  bool   // its event is
 	Seq        uint64 // the event's place in EVENTS
 	AcceptTime time.Time
 

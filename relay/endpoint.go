@@ -24,6 +24,15 @@ const (
 	EndpointDeleted    EndpointState = "DELETED"
 )
 
+// Environment says which events an endpoint gets.
+type Environment string
+
+// The environments.
+const (
+	Sandbox    Environment = "SANDBOX"    // synthetic events alone
+	Production Environment = "PRODUCTION" // real events alone
+)
+
 // ContentMode is the form of the body that an endpoint receives.
 type ContentMode string
 
@@ -135,6 +144,9 @@ type Endpoint struct {
 	Scheme      signer.Scheme
 	ContentMode ContentMode
 	Redaction   Redaction
+	Environment Environment
+	// DataScope, where not empty, is all that can leave of an event's data, whatever Redaction says; see redact for its paths.
+	DataScope []string
 
 	ChunkBytes  int
 	ChunkArray  string // the array to page over; empty: the largest
@@ -158,6 +170,8 @@ type Endpoint struct {
 	CreateTime  time.Time
 	UpdateTime  time.Time
 	ApproveTime time.Time
+	Reviewer    string    // who approved it last, or looked at it again and let it stay
+	ReviewTime  time.Time // when
 	// Revision grows with every change of the endpoint; it is the registry's.
 	Revision uint64
 

@@ -24,6 +24,8 @@ type Event struct {
 	Time    time.Time // when it happened, by the publisher
 	Subject string    // such as "contact/123"; may be empty
 	Data    []byte    // one JSON value, byte for byte as it was published
+	// Synthetic events tell of nothing that happened: sandbox endpoints get them, and production ones do not.
+	Synthetic bool
 
 	// Seq is the event's place in its partition's EVENTS log and AcceptTime the journal's time for it;
 	// both are zero before the event is kept.

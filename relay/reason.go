@@ -54,6 +54,7 @@ const (
 	ReasonBehindParked      Reason = "BEHIND_PARKED"      // order: older ones wait
 	ReasonDeadline          Reason = "DEADLINE_EXCEEDED"  // retried until its time ran out
 	ReasonNoMatch           Reason = "NO_MATCH"           // no subscription wanted the event
+	ReasonTypeForbidden     Reason = "TYPE_FORBIDDEN"     // the event type catalogue keeps it from leaving
 	ReasonFilterFailed      Reason = "FILTER_FAILED"      //
 	ReasonRedactionFailed   Reason = "REDACTION_FAILED"   //
 	ReasonChunkUncovered    Reason = "CHUNK_UNCOVERED"    // too large, and its scheme cannot sign the framing

@@ -26,7 +26,8 @@ func newEndpoint(conn *connection) *cobra.Command {
 	cmd := group("endpoint", "Register and steer the partners' endpoints", "  sealpost endpoint list --tenant acme")
 	cmd.AddCommand(
 		newEndpointCreate(conn), newEndpointList(conn), newEndpointShow(conn), newEndpointUpdate(conn),
-		endpointAct(conn, "approve", "Let a pending endpoint be sent to; another account than its registrant's must do it",
+		newEndpointVerify(conn), newEndpointReview(conn), newEndpointInventory(conn),
+		endpointAct(conn, "approve", "Let a pending endpoint be sent to, or renew its review; another account than its registrant's must do it",
 			[]string{"etag"}, func(c sealpostv1.EndpointServiceClient, cmd *cobra.Command, id, tenant string) (proto.Message, error) {
 				return c.ApproveEndpoint(cmd.Context(), &sealpostv1.ApproveEndpointRequest{Id: id, Tenant: tenant, Etag: flagText(cmd, "etag")})
 			}),
@@ -112,7 +113,7 @@ func endpointAct(conn *connection, name, short string, flags []string,
 // endpointFlags are the fields of an endpoint as flags. Each change is noted by the field's path, for an update's mask.
 type endpointFlags struct {
 	file, secretFile, caFile            string
-	mode, clientCert                    string
+	mode, clientCert, environment       string
 	masks                               []string
 	rate                                float64
 	timeout, retryFor                   time.Duration
@@ -131,6 +132,8 @@ func (e *endpointFlags) add(cmd *cobra.Command, creating bool) {
 	f.StringVar(&ep.Purpose, "purpose", "", "what the partner needs the events for")
 	f.StringVar(&ep.Description, "description", "", "more about it")
 	f.StringSliceVar(&ep.EventTypes, "event-types", nil, "types it gets: contact.updated,deal.*")
+	f.StringVar(&e.environment, "environment", "", "sandbox (synthetic events alone) or production (default sandbox)")
+	f.StringSliceVar(&ep.DataScope, "data-scope", nil, "paths of the fields that the partner needs; nothing else leaves: contact.email,contact.name")
 	f.StringVar(&ep.Filter, "filter", "", "CEL over what would leave: event.data.country == 'DE'")
 	f.StringVar(&ep.ContentMode, "content-mode", "", "envelope, data, cloudevents or cloudevents-binary")
 	f.StringVar(&e.mode, "redaction", "", "allow-listed, deny-listed or none")
@@ -165,6 +168,7 @@ var endpointPaths = map[string]string{
 	"chunk-array": "chunk_array", "concurrency": "concurrency", "ordered": "ordered", "rate": "rate_limit", "timeout": "timeout",
 	"retry-for": "retry_for", "http2": "http2", "client-certificate": "tls.client_certificate", "ca-file": "tls.ca_pem",
 	"spki-pins": "tls.spki_pins", "rotate-every": "rotation.every", "rotate-overlap": "rotation.overlap",
+	"environment": "environment", "data-scope": "data_scope",
 }
 
 // maxEndpointBytes bounds a file with an endpoint, roots included.
@@ -240,6 +244,12 @@ func (e *endpointFlags) over(to, set *sealpostv1.Endpoint, flag string) error {
 		to.Filter = set.Filter
 	case "content-mode":
 		to.ContentMode = set.ContentMode
+	case "data-scope":
+		to.DataScope = set.DataScope
+	case "environment":
+		environment, err := enum(sealpostv1.Endpoint_Environment_value, flag, e.environment)
+		to.Environment = sealpostv1.Endpoint_Environment(environment)
+		return err
 	case "chunk-bytes":
 		to.ChunkBytes = set.ChunkBytes
 	case "chunk-array":
@@ -473,12 +483,13 @@ func newEndpointList(conn *connection) *cobra.Command {
 	}
 	tenant := cmd.Flags().String("tenant", "", "only of this tenant")
 	state := cmd.Flags().String("state", "", "only in this state")
+	overdue := cmd.Flags().Bool("review-overdue", false, "only those whose review is overdue")
 	limit := cmd.Flags().Int("limit", 100, "how many, at most")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if _, err := wantsJSON(cmd); err != nil {
 			return err
 		}
-		request := &sealpostv1.ListEndpointsRequest{Tenant: *tenant}
+		request := &sealpostv1.ListEndpointsRequest{Tenant: *tenant, ReviewOverdue: *overdue}
 		if *state != "" {
 			n, err := enum(sealpostv1.Endpoint_State_value, "state", *state)
 			if err != nil {
@@ -551,7 +562,10 @@ func newEndpointTest(conn *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := show(cmd, answer, func(w io.Writer) { attemptRows(w, answer.GetAttempt()) }); err != nil {
+			if err := show(cmd, answer, func(w io.Writer) {
+				phaseRows(w, answer.GetPhases())
+				attemptRows(w, answer.GetAttempt())
+			}); err != nil {
 				return err
 			}
 			if a := answer.GetAttempt(); a.GetVerdict() != sealpostv1.Attempt_DONE {
@@ -573,7 +587,9 @@ func endpointRows(w io.Writer, ep *sealpostv1.Endpoint) {
 	}
 	row(w, "state", state)
 	row(w, "url", ep.GetUrl())
+	row(w, "environment", ep.GetEnvironment())
 	row(w, "owner", dash(ep.GetOwner()))
+	row(w, "data scope", dash(strings.Join(ep.GetDataScope(), ", ")))
 	row(w, "event types", strings.Join(ep.GetEventTypes(), ", "))
 	row(w, "filter", dash(ep.GetFilter()))
 	scheme := ep.GetScheme()
@@ -598,6 +614,16 @@ func endpointRows(w io.Writer, ep *sealpostv1.Endpoint) {
 	}
 	for _, k := range ep.GetSigningKeys() {
 		row(w, "signing key", k.GetId()+" "+k.GetState().String())
+	}
+	if p := ep.GetProof(); p != nil {
+		row(w, "proof", p.GetHost(), p.GetMethod(), when(p.GetProveTime()), "again by "+when(p.GetDueTime()))
+	}
+	if ep.GetApprover() != "" {
+		row(w, "approved", ep.GetApprover(), when(ep.GetApproveTime()))
+		row(w, "reviewed", dash(ep.GetReviewer()), when(ep.GetReviewTime()), "again by "+when(ep.GetReviewDueTime()))
+	}
+	if p := ep.GetProposal(); p != nil {
+		row(w, "proposal", "of "+p.GetAuthor()+" waits for approval: sealpost endpoint review "+ep.GetId())
 	}
 	row(w, "created", when(ep.GetCreateTime()))
 	row(w, "etag", ep.GetEtag())

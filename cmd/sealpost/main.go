@@ -70,7 +70,7 @@ func newRoot() *cobra.Command {
 	conn := &connection{}
 	conn.flags(root)
 	root.AddCommand(
-		newDemo(), newBench(), newBenchSink(), newServe(), newPublish(conn), newEndpoint(conn), newIncident(conn), newDelivery(conn), newOperation(conn), newEvent(conn), newAccount(conn), newToken(conn), newCertificate(conn), newLogin(conn), newWhoami(conn), newAudit(conn),
+		newDemo(), newBench(), newBenchSink(), newServe(), newPublish(conn), newEndpoint(conn), newIncident(conn), newDelivery(conn), newOperation(conn), newEvent(conn), newAccount(conn), newToken(conn), newPolicy(conn), newCertificate(conn), newLogin(conn), newWhoami(conn), newAudit(conn),
 		newListen(), newVerify(), newBackup(conn), newRestore(), newStatus(conn), newVersion(),
 	)
 	root.InitDefaultHelpCmd()

@@ -158,6 +158,8 @@ func (p *publishing) parse(line []byte) (relay.Event, error) {
 		Time    time.Time      `json:"time"`
 		Subject string         `json:"subject"`
 		Data    jsontext.Value `json:"data"`
+
+		Synthetic bool `json:"synthetic"`
 	}
 	if err := jsonv2.Unmarshal(line, &e, jsonv2.RejectUnknownMembers(true)); err != nil {
 		return relay.Event{}, errors.New(syntaxOf(err))
@@ -165,7 +167,7 @@ func (p *publishing) parse(line []byte) (relay.Event, error) {
 	if e.Tenant == "" {
 		e.Tenant = p.tenant
 	}
-	return relay.Event{Tenant: e.Tenant, ID: e.ID, Type: e.Type, Time: e.Time, Subject: e.Subject, Data: e.Data}, nil
+	return relay.Event{Tenant: e.Tenant, ID: e.ID, Type: e.Type, Time: e.Time, Subject: e.Subject, Data: e.Data, Synthetic: e.Synthetic}, nil
 }
 
 // syntaxOf says what is wrong with a line and where, without repeating what it holds.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/sealpost/sealpost/relay"
 	"github.com/sealpost/sealpost/relay/internal/control"
-	"github.com/sealpost/sealpost/relay/internal/courier"
+	"github.com/sealpost/sealpost/relay/internal/egress"
 	"github.com/sealpost/sealpost/relay/internal/partition"
 	"github.com/sealpost/sealpost/relay/internal/registry"
 	"github.com/sealpost/sealpost/relay/internal/route"
@@ -79,10 +79,7 @@ func refusal(err error, act string) error {
 }
 
 // tester sends a synthetic event to one endpoint, past its lane.
-type tester struct {
-	courier *courier.Courier
-	clock   func() time.Time
-}
+type tester struct{ *App }
 
 // testType is the event type of what Test sends; the reserved first segment keeps it from being published.
 const testType = "sealpost.test"
@@ -95,7 +92,8 @@ func (t tester) Test(ctx context.Context, ep *registry.Endpoint) (relay.Attempt,
 		return relay.Attempt{}, relay.Verdict{}, fmt.Errorf("the endpoint cannot be used: %w", ep.Err)
 	}
 	ev := &relay.Event{
-		Tenant: ep.Tenant, ID: "test_" + rand.Text(), Type: testType, Time: t.clock().UTC(), Subject: "sealpost/test", Data: []byte(testData),
+		Tenant: ep.Tenant, ID: "test_" + rand.Text(), Type: testType, Time: t.o.Clock().UTC(), Subject: "sealpost/test", Data: []byte(testData),
+		Synthetic: true,
 	}
 	d := route.Identify(ev, ep.Endpoint)
 	data, _, err := ep.Redact.Apply(nil, ev.Data)
@@ -104,7 +102,14 @@ func (t tester) Test(ctx context.Context, ep *registry.Endpoint) (relay.Attempt,
 	}
 	d.Data = data
 	d.Subject, _ = ep.Redact.ApplySubject(ev.Subject)
-	attempt, verdict := t.courier.Handle(ctx, d)
+	// A connection of its own: each phase of making one is part of the test.
+	pool := egress.NewPool(t.way)
+	defer pool.Close()
+	own, err := t.newCourier(pool)
+	if err != nil {
+		return relay.Attempt{}, relay.Verdict{}, err
+	}
+	attempt, verdict := own.Handle(ctx, d)
 	return attempt, verdict, nil
 }
 

@@ -35,6 +35,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/lane"
 	"github.com/sealpost/sealpost/relay/internal/lease"
 	"github.com/sealpost/sealpost/relay/internal/ledger"
+	"github.com/sealpost/sealpost/relay/internal/onboard"
 	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/partition"
 	"github.com/sealpost/sealpost/relay/internal/pki"
@@ -74,6 +75,9 @@ type App struct {
 	owned      []atomic.Bool       // the partitions that this process owns now
 	board      *lease.Board        // of an external server: who owns which
 	courier    *courier.Courier
+	certs      *clientCerts
+	way        egress.Options // out
+	prover     *onboard.Prover
 	operations *operation.Keeper
 	control    *control.Control
 	alerts     *alert.Alerts
@@ -242,6 +246,9 @@ func (a *App) settleDev(ctx context.Context) error {
 	if a.o.Dev {
 		return a.control.EnterDev(ctx)
 	}
+	if err := a.control.NoteProofs(ctx); err != nil {
+		return err
+	}
 	n, err := a.control.LeaveDev(ctx)
 	if n > 0 {
 		a.log.Warn("the data folder was used with --dev: endpoints were put back to pending", "endpoints", n)
@@ -304,16 +311,21 @@ func (a *App) openCourier(context.Context) (err error) {
 	if a.o.Dev {
 		a.guard.Allow = append(a.guard.Allow, loopback...)
 	}
-	options := egress.Options{Guard: *a.guard}
+	a.way = egress.Options{Guard: *a.guard}
 	if a.o.Egress.NameServer != "" {
-		options.Resolver = egress.NameServer(a.o.Egress.NameServer)
+		a.way.Resolver = egress.NameServer(a.o.Egress.NameServer)
 	}
-	pool := egress.NewPool(options)
+	pool := egress.NewPool(a.way)
 	a.onClose("connections", func(context.Context) error { pool.Close(); return nil })
-	a.courier, err = courier.New(courier.Options{
+	a.prover = &onboard.Prover{Pool: pool, Trust: a.trust}
+	a.courier, err = a.newCourier(pool)
+	return err
+}
+
+func (a *App) newCourier(pool *egress.Pool) (*courier.Courier, error) {
+	return courier.New(courier.Options{
 		Pool: pool, ClientCertificates: a.clientCerts.of, PlainHTTP: a.o.Dev, Version: a.o.Version, Clock: a.o.Clock, Logger: a.log,
 	})
-	return err
 }
 
 // openQuotas makes the publish quotas, over all processes where the view is one that they share.
@@ -333,14 +345,14 @@ func (a *App) openControl(context.Context) (err error) {
 	a.control, err = control.New(control.Options{
 		Journal: a.journal, Registry: a.registry, Sealer: a.keys, Access: a.access,
 		Audit: a.audit, Trail: &audit.Reader{Log: a.journal.Audit(), Tree: a.tree}, Tree: a.tree, Certificates: a.ca, SignIns: signIns, Ledger: a.view,
-		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a.courier, a.o.Clock}, Feed: feed{a.changes()}, Operations: a.operations, Erasures: a.erasures,
-		Backup: a.backup, Quotas: a.quotas, Guard: a.guard, Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
+		Owners: owners{partition.Owners{Journal: a.journal}}, Tester: tester{a}, Feed: feed{a.changes()}, Operations: a.operations, Erasures: a.erasures,
+		Backup: a.backup, Quotas: a.quotas, Guard: a.guard, Onboarding: a.onboarding(), Dev: a.o.Dev, MaxDataBytes: a.o.Journal.MaxEventBytes, Now: a.o.Clock, Logger: a.log,
 	})
 	if err != nil {
 		return err
 	}
 	a.api, err = api.New(api.Options{
-		Auth: a.access, Noter: a.control, Events: a.control, Endpoints: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Access: a.control, System: a.control, Audit: a.control,
+		Auth: a.access, Noter: a.control, Events: a.control, Endpoints: a.control, EventTypes: a.control, Incidents: a.control, Deliveries: a.control, Operations: a.control, Access: a.control, System: a.control, Audit: a.control,
 		OAuth: api.OAuth{Issuer: a.o.oauthIssuer(), Life: a.o.Access.AccessTokenLife}, LogCalls: a.o.Access.LogCalls, TLS: a.tls(), MaxDataBytes: a.o.Journal.MaxEventBytes, Registerer: a.metrics, Logger: a.log,
 	})
 	return err
@@ -370,6 +382,7 @@ func (a *App) Run(ctx context.Context, ready func()) error {
 		parts.Go("alerts", func() error { return a.alerts.Run(watching) })
 		parts.Go("health", func() error { return a.watchSelf(watching) })
 		parts.Go("rotation", func() error { return a.turnKeys(watching) })
+		parts.Go("onboarding", func() error { return a.watchOnboarding(watching) })
 	}
 	for _, pair := range []*pki.Pair{a.listenerCert, a.clientCert} {
 		if pair != nil {

@@ -51,6 +51,16 @@ func newClientCerts(ca *pki.CA, given *pki.Pair, clock func() time.Time) *client
 	return &clientCerts{ca: ca, clock: clock, given: given, issued: map[string]issued{}}
 }
 
+// peek is the certificate that was presented to an endpoint last, nil where none was yet, and whether it is one that was given for all.
+func (c *clientCerts) peek(endpointID string) (cert *tls.Certificate, given bool) {
+	if c.given != nil {
+		return c.given.Current(), true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.issued[endpointID].Certificate, false
+}
+
 // of is the certificate to present to an endpoint now.
 func (c *clientCerts) of(ep *relay.Endpoint) (*tls.Certificate, error) {
 	if c.given != nil {

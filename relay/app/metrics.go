@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -23,6 +24,8 @@ type gauges struct {
 	expiry    *prometheus.Desc
 	keyAge    *prometheus.Desc
 	rotations *prometheus.Desc
+
+	inventoried, owned, scoped, shortLived, shortLivedShare, pending, overdue, unproven *prometheus.Desc
 }
 
 func newGauges(a *App) *gauges {
@@ -30,23 +33,32 @@ func newGauges(a *App) *gauges {
 		return prometheus.NewDesc("sealpost_"+name, help, labels, nil)
 	}
 	return &gauges{
-		app:       a,
-		build:     describe("build_info", "1; the label says which build this is.", "version"),
-		connected: describe("journal_connected", "1 while the journal is connected and has not failed."),
-		bytes:     describe("journal_bytes", "Bytes in a stream of the journal.", "stream"),
-		bound:     describe("journal_max_bytes", "Bytes at which a stream refuses.", "stream"),
-		behind:    describe("view_behind_outcomes", "Durable outcomes that the view does not have yet.", "partition"),
-		endpoints: describe("endpoints", "Endpoints by state; deleted ones are tombstones.", "state"),
-		broken:    describe("endpoints_unusable", "Active endpoints that cannot be sent to, because their record, keys or policy cannot be used."),
-		expiry:    describe("certificate_expiry_timestamp_seconds", "When a certificate of ours ends; ENDPOINTS is the first of those that are presented to endpoints, one each, and renewed by themselves.", "certificate"),
-		keyAge:    describe("signing_key_oldest_age_seconds", "Age of the oldest signing key in use."),
-		rotations: describe("signing_key_rotations", "Endpoints whose signing key is rotated by a schedule, whose next secret waits to be claimed, and whose waits beyond its time.", "state"),
+		app:             a,
+		build:           describe("build_info", "1; the label says which build this is.", "version"),
+		connected:       describe("journal_connected", "1 while the journal is connected and has not failed."),
+		bytes:           describe("journal_bytes", "Bytes in a stream of the journal.", "stream"),
+		bound:           describe("journal_max_bytes", "Bytes at which a stream refuses.", "stream"),
+		behind:          describe("view_behind_outcomes", "Durable outcomes that the view does not have yet.", "partition"),
+		endpoints:       describe("endpoints", "Endpoints by state; deleted ones are tombstones.", "state"),
+		inventoried:     describe("inventory_endpoints", "Endpoints in the inventory: all that are not deleted, but the relay's own tenant's."),
+		owned:           describe("inventory_endpoints_with_owner", "Of those, the ones with an owner."),
+		scoped:          describe("inventory_endpoints_with_data_scope", "Of those, the ones whose fields are named: by a data scope, or an allow list."),
+		shortLived:      describe("inventory_endpoints_short_lived", "Of those, the ones that authenticate the relay by credentials of at most 30 days alone."),
+		shortLivedShare: describe("inventory_short_lived_share", "Their share, 0 to 1; 0 where there are no endpoints."),
+		pending:         describe("inventory_approvals_pending", "What waits for approval: new endpoints and changes.", "kind"),
+		overdue:         describe("inventory_reviews_overdue", "Endpoints in force that were not reviewed in time."),
+		unproven:        describe("inventory_proofs_failing", "Endpoints in force whose host could not be proven again."),
+		broken:          describe("endpoints_unusable", "Active endpoints that cannot be sent to, because their record, keys or policy cannot be used."),
+		expiry:          describe("certificate_expiry_timestamp_seconds", "When a certificate of ours ends; ENDPOINTS is the first of those that are presented to endpoints, one each, and renewed by themselves.", "certificate"),
+		keyAge:          describe("signing_key_oldest_age_seconds", "Age of the oldest signing key in use."),
+		rotations:       describe("signing_key_rotations", "Endpoints whose signing key is rotated by a schedule, whose next secret waits to be claimed, and whose waits beyond its time.", "state"),
 	}
 }
 
 // Describe names the metrics.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{g.build, g.connected, g.bytes, g.bound, g.behind, g.endpoints, g.broken, g.expiry, g.keyAge, g.rotations} {
+	for _, d := range []*prometheus.Desc{g.build, g.connected, g.bytes, g.bound, g.behind, g.endpoints, g.broken, g.expiry, g.keyAge, g.rotations,
+		g.inventoried, g.owned, g.scoped, g.shortLived, g.shortLivedShare, g.pending, g.overdue, g.unproven} {
 		ch <- d
 	}
 }
@@ -82,6 +94,7 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 	set(g.broken, float64(broken))
 	g.collectTrust(set)
+	g.collectInventory(set)
 }
 
 func (g *gauges) collectTrust(set func(*prometheus.Desc, float64, ...string)) {
@@ -96,6 +109,39 @@ func (g *gauges) collectTrust(set func(*prometheus.Desc, float64, ...string)) {
 	set(g.rotations, float64(scheduled), "scheduled")
 	set(g.rotations, float64(unclaimed), "unclaimed")
 	set(g.rotations, float64(overdue), "overdue")
+}
+
+// collectInventory counts what the guides measure success by.
+func (g *gauges) collectInventory(set func(*prometheus.Desc, float64, ...string)) {
+	var all, owned, scoped, short, fresh, changed, overdue, failing float64
+	add := func(to *float64, holds bool) {
+		if holds {
+			*to++
+		}
+	}
+	for e := range g.app.registry.Snapshot().All() {
+		if e.State == relay.EndpointDeleted || e.Tenant == relay.ReservedTenant {
+			continue
+		}
+		item := g.app.control.Item(e)
+		all++
+		add(&owned, strings.TrimSpace(e.Owner) != "")
+		add(&scoped, len(item.Fields) > 0)
+		add(&short, item.ShortLived)
+		add(&fresh, e.State == relay.EndpointPending || e.State == relay.EndpointUnverified)
+		add(&changed, e.Record.Proposed != nil)
+		add(&overdue, item.ReviewOverdue)
+		add(&failing, !e.Record.Proof.FailTime.IsZero())
+	}
+	set(g.inventoried, all)
+	set(g.owned, owned)
+	set(g.scoped, scoped)
+	set(g.shortLived, short)
+	set(g.shortLivedShare, short/max(1, all))
+	set(g.pending, fresh, "new")
+	set(g.pending, changed, "change")
+	set(g.overdue, overdue)
+	set(g.unproven, failing)
 }
 
 func (g *gauges) collectJournal(ctx context.Context, set func(*prometheus.Desc, float64, ...string)) {

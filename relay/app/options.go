@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sealpost/sealpost/relay"
+	"github.com/sealpost/sealpost/relay/internal/control"
 	"github.com/sealpost/sealpost/relay/internal/lease"
 	"github.com/sealpost/sealpost/relay/internal/quota"
 	"github.com/sealpost/sealpost/relay/internal/retry"
@@ -55,6 +56,7 @@ type Options struct {
 	LeaseLife time.Duration `yaml:"leaseLife"`
 
 	Egress     Egress     `yaml:"egress"`
+	Onboarding Onboarding `yaml:"onboarding"`
 	Limits     Limits     `yaml:"limits"`
 	Delivery   Delivery   `yaml:"delivery"`
 	Retention  Retention  `yaml:"retention"`
@@ -181,6 +183,38 @@ type Egress struct {
 	NameServer string `yaml:"nameServer"`
 }
 
+// Onboarding says what an endpoint needs before it is sent to, and to stay so.
+type Onboarding struct {
+	// Proof is "required" or "off". Off is for closed networks, where hosts have neither a zone nor certificates: new endpoints wait for
+	// approval at once. Each start with it, and each endpoint registered so, is in the audit log. Back at "required", endpoints without a proof have
+	// proofLife to get one. Default required.
+	Proof string `yaml:"proof"`
+	// ProofLife is how long a proof holds: before its end the host is asked again, and without one the endpoint is suspended. Default
+	// 720h (30 days), 1s to 2160h.
+	ProofLife time.Duration `yaml:"proofLife"`
+	// ReviewEvery is after what time an approved endpoint has to be looked at again. Default 2160h (90 days), 1s to 8784h.
+	ReviewEvery time.Duration `yaml:"reviewEvery"`
+}
+
+// Values of Onboarding.Proof.
+const (
+	ProofRequired = "required"
+	ProofOff      = "off"
+)
+
+func (o *Onboarding) check() error {
+	if o.Proof != ProofRequired && o.Proof != ProofOff {
+		return fmt.Errorf("onboarding.proof: %q is not one of required, off", o.Proof)
+	}
+	if o.ProofLife < time.Second || o.ProofLife > 90*24*time.Hour {
+		return fmt.Errorf("onboarding.proofLife: %v is not between 1s and 2160h", o.ProofLife)
+	}
+	if o.ReviewEvery < time.Second || o.ReviewEvery > 366*24*time.Hour {
+		return fmt.Errorf("onboarding.reviewEvery: %v is not between 1s and 8784h", o.ReviewEvery)
+	}
+	return nil
+}
+
 // Limits bound what tenants may do.
 type Limits struct {
 	Publish PublishLimits `yaml:"publish"`
@@ -277,6 +311,9 @@ func (o Options) withDefaults() (Options, error) {
 	defaultTo(&o.Retention.Audit, 400*24*time.Hour)
 	defaultTo(&o.Retention.Backups, 90*24*time.Hour)
 	defaultTo(&o.Audit.PublishEvery, time.Minute)
+	defaultTo(&o.Onboarding.Proof, ProofRequired)
+	defaultTo(&o.Onboarding.ProofLife, control.DefaultProofLife)
+	defaultTo(&o.Onboarding.ReviewEvery, control.DefaultReviewEvery)
 	defaultTo(&o.Version, "dev")
 	o.Access.withDefaults()
 	if o.Redis != "" && !strings.Contains(o.Redis, "://") {
@@ -309,6 +346,9 @@ func (o *Options) check() error {
 	}
 	if o.Retention.Audit < 24*time.Hour {
 		return fmt.Errorf("retention.audit: must be at least 24h, not %v", o.Retention.Audit)
+	}
+	if err := o.Onboarding.check(); err != nil {
+		return err
 	}
 	if o.Retention.Backups < 0 {
 		return fmt.Errorf("retention.backups: must not be negative")

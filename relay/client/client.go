@@ -309,7 +309,7 @@ func wire(e *relay.Event) *sealpostv1.Event {
 	if e.ID == "" {
 		e.ID = newID()
 	}
-	w := &sealpostv1.Event{Tenant: e.Tenant, Id: e.ID, Type: e.Type, Subject: e.Subject, Data: e.Data}
+	w := &sealpostv1.Event{Tenant: e.Tenant, Id: e.ID, Type: e.Type, Subject: e.Subject, Data: e.Data, Synthetic: e.Synthetic}
 	if !e.Time.IsZero() {
 		w.Time = timestamppb.New(e.Time)
 	}

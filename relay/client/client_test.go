@@ -32,6 +32,7 @@ type flaky struct {
 	api.Operations
 	api.Access
 	api.Audit
+	api.EventTypes
 	api.System
 
 	mu    sync.Mutex
@@ -128,7 +129,7 @@ func (f *flaky) count() int {
 // listen serves f at an address, or a free port; stop is idempotent.
 func listen(t testing.TB, f *flaky, address string, conf *tls.Config) (string, func()) {
 	t.Helper()
-	s, err := api.New(api.Options{Auth: f, Noter: f, Audit: f, Events: f, Endpoints: f, Incidents: f, Deliveries: f, Operations: f, Access: f, System: f, TLS: conf})
+	s, err := api.New(api.Options{Auth: f, Noter: f, Audit: f, Events: f, Endpoints: f, EventTypes: f, Incidents: f, Deliveries: f, Operations: f, Access: f, System: f, TLS: conf})
 	if err != nil {
 		t.Fatal(err)
 	}

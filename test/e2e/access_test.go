@@ -33,8 +33,14 @@ func TestApproval(t *testing.T) {
 		trust := rig.Object{"tls": rig.Object{"clientCertificate": "OFFERED", "caPem": ca.PEM()}}
 
 		ep := first.Register(partner.URL, trust)
-		if ep.State != "PENDING" {
+		if ep.State != "UNVERIFIED" {
 			t.Fatalf("a new endpoint is %s", ep.State)
+		}
+		if a := second.Act(ep, "approve"); a.Status != http.StatusBadRequest || !strings.Contains(string(a.Raw), "not proven") {
+			t.Errorf("approving an endpoint whose host is not proven: %d %s", a.Status, a.Raw)
+		}
+		if v := first.Prove(ep, partner); v.S("endpoint", "state") != "PENDING" {
+			t.Fatalf("a proven endpoint: %v", v)
 		}
 		// An endpoint that nobody approved yet has no claim to what is published meanwhile.
 		p.Publish(rig.Event("early", `{}`))
@@ -123,7 +129,12 @@ func TestDevMark(t *testing.T) {
 	if n := partner.Count(); n != before {
 		t.Errorf("%d requests to a pending endpoint", n-before)
 	}
-	token(p.Client, "second", "OPERATOR", "").MustAct(ep, "approve")
+	second := token(p.Client, "second", "OPERATOR", "")
+	if a := second.Act(ep, "approve"); a.Status != http.StatusBadRequest {
+		t.Errorf("approving an endpoint of --dev whose host is not proven: %d %s", a.Status, a.Raw)
+	}
+	p.Prove(ep, partner)
+	second.MustAct(ep, "approve")
 	p.AwaitDelivery(ep, "open", "DELIVERED")
 }
 

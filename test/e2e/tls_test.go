@@ -209,6 +209,7 @@ func TestGuard(t *testing.T) {
 	ca := rig.NewCA(t)
 	partner := rig.NewPartner(t, ca.Server(), nil)
 	ep := p.Register(partner.URL, rig.Object{"tls": rig.Object{"clientCertificate": "OFFERED", "caPem": ca.PEM()}})
+	p.Prove(ep, partner)
 	approver.MustAct(ep, "approve")
 	p.Publish(rig.Event("allowed", `{}`))
 	p.AwaitDelivery(ep, "allowed", "DELIVERED")

@@ -51,6 +51,7 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/audit", "proto/sealpost/v1 relay/internal/access relay/internal/journal relay/proof"},
 	{"relay/internal/tree", "relay/internal/journal relay/internal/keys relay/proof"},
 	{"relay/internal/operation", "proto/sealpost/v1 relay/internal/journal"},
+	{"relay/internal/onboard", "relay relay/internal/egress"},
 	{"relay/internal/registry", "proto/sealpost/v1 relay relay/internal/filter relay/internal/journal relay/internal/keys relay/internal/redact signer"},
 	{"relay/internal/lease", "relay/internal/journal"},
 	{"relay/internal/ledger", "relay relay/internal/journal relay/internal/record"},
@@ -63,11 +64,11 @@ var ours = []struct{ name, imports string }{
 	{"relay/internal/replay", "relay relay/internal/journal relay/internal/operation relay/internal/partition relay/internal/record relay/internal/registry"},
 	// The one door, and its faces.
 	{"relay/internal/control", "relay relay/internal/access relay/internal/audit relay/internal/egress relay/internal/erasure relay/internal/filter relay/internal/journal " +
-		"relay/internal/operation relay/internal/pki relay/internal/quota relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route relay/internal/tree relay/proof signer"},
-	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/audit relay/internal/control relay/internal/operation relay/internal/redact relay/internal/registry relay/proof"},
+		"relay/internal/onboard relay/internal/operation relay/internal/pki relay/internal/quota relay/internal/record relay/internal/redact relay/internal/registry relay/internal/route relay/internal/tree relay/proof signer"},
+	{"relay/internal/api", "proto/sealpost/v1 relay relay/internal/access relay/internal/audit relay/internal/control relay/internal/onboard relay/internal/operation relay/internal/redact relay/internal/registry relay/proof"},
 	// The place that wires.
 	{"relay/app", "relay relay/internal/access relay/internal/alert relay/internal/api relay/internal/archive relay/internal/audit relay/internal/control relay/internal/courier relay/internal/egress relay/internal/erasure " +
-		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/lease relay/internal/ledger relay/internal/operation relay/internal/partition relay/internal/pki " +
+		"relay/internal/folder relay/internal/journal relay/internal/keys relay/internal/lane relay/internal/lease relay/internal/ledger relay/internal/onboard relay/internal/operation relay/internal/partition relay/internal/pki " +
 		"relay/internal/quota relay/internal/registry relay/internal/replay relay/internal/retry relay/internal/route relay/internal/signin relay/internal/tree signer"},
 	// The view knows the port that it implements, and no more.
 	{"store", "relay"},
@@ -112,6 +113,7 @@ var theirs = map[string]string{
 	"google.golang.org/genproto/":            "relay/client relay/internal/api cmd/sealpost",
 	"google.golang.org/grpc":                 "proto/sealpost/v1 relay/app relay/client relay/internal/api cmd/sealpost cmd/sealpost/demo test/rig",
 	"google.golang.org/protobuf/":            "proto/sealpost/v1 relay/client relay/internal/access relay/internal/api relay/internal/audit relay/internal/erasure relay/internal/operation relay/internal/record relay/internal/registry cmd/sealpost cmd/sealpost/demo",
+	"github.com/miekg/dns":                   "test/rig",
 	"pgregory.net/rapid":                     "store/storetest",
 	"github.com/coreos/go-oidc/":             "relay/internal/signin",
 	"golang.org/x/":                          "*",

@@ -193,7 +193,7 @@ type Endpoint struct {
 func (c *Client) Register(url string, more Object) Endpoint {
 	c.tb.Helper()
 	e := Object{"tenant": "acme", "url": url, "owner": "ops@partner.example", "purpose": "tests", "eventTypes": []string{"contact.*"},
-		"redaction": Object{"mode": "NONE"}}
+		"redaction": Object{"mode": "NONE"}, "environment": "PRODUCTION"}
 	for k, v := range more {
 		e[k] = v
 	}

@@ -9,6 +9,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -44,7 +45,8 @@ type Partner struct {
 	mu       sync.Mutex
 	receipts []Receipt
 	answer   func(Receipt) Reply
-	wake     chan struct{} // closed and replaced with each receipt
+	wake     chan struct{}     // closed and replaced with each receipt
+	files    map[string]string // what it hands out to GET, by path
 }
 
 // NewPartner serves plain HTTP where conf is nil. answer may be nil: everything is accepted.
@@ -79,7 +81,44 @@ func (p *Partner) Answer(answer func(Receipt) Reply) {
 	p.answer = answer
 }
 
+// HandOut has a file handed out, which is no receipt; an empty text takes it away.
+func (p *Partner) HandOut(path, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.files == nil {
+		p.files = map[string]string{}
+	}
+	p.files[path] = text
+}
+
+// Prove has the endpoint's host proven as the partner's, by a file; the endpoint must be the partner's.
+func (c *Client) Prove(e Endpoint, p *Partner) Object {
+	c.tb.Helper()
+	asked := c.OK("POST", "/v1/endpoints/"+e.ID+":verify", Object{"tenant": e.Tenant, "instructionsOnly": true}).O("challenge")
+	at, err := url.Parse(asked.S("fileUrl"))
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	p.HandOut(at.Path, asked.S("fileContent"))
+	v := c.MustAct(e, "verify")
+	if proven, _ := v["proven"].(bool); !proven {
+		c.tb.Fatalf("not proven: %v", v)
+	}
+	return v
+}
+
 func (p *Partner) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if req.Method == http.MethodGet && strings.HasPrefix(req.URL.Path, "/.well-known/") {
+		p.mu.Lock()
+		text := p.files[req.URL.Path]
+		p.mu.Unlock()
+		if text == "" {
+			http.NotFound(w, req)
+			return
+		}
+		io.WriteString(w, text)
+		return
+	}
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
 		return // it was never whole

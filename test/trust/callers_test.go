@@ -96,6 +96,7 @@ func openBranch(t *testing.T, more func(*app.Options)) *office {
 	options.TLS.Cert, options.TLS.Key = filepath.Join(pair, "tls.crt"), filepath.Join(pair, "tls.key")
 	options.Journal.MinFreeDisk = -1
 	options.Egress.Allow = loopback
+	options.Onboarding.Proof = app.ProofOff // nobody is behind the endpoints of these tests
 	if more != nil {
 		more(&options)
 	}
@@ -229,7 +230,7 @@ func (o *office) endpoint(by, tenant string) string {
 }
 
 func newEndpoint(tenant string) object {
-	return object{"tenant": tenant, "url": "https://127.0.0.1:9/hook", "owner": "ops@partner.example", "purpose": "tests", "eventTypes": []string{"contact.*"}, "redaction": object{"mode": "NONE"}}
+	return object{"tenant": tenant, "url": "https://127.0.0.1:9/hook", "owner": "ops@partner.example", "purpose": "tests", "environment": "PRODUCTION", "eventTypes": []string{"contact.*"}, "redaction": object{"mode": "NONE"}}
 }
 
 func (o *office) approve(by, id, tenant string) (int, object) {

@@ -348,6 +348,8 @@ func (m *matrix) request(method protoreflect.MethodDescriptor, tenant string) pr
 			Tenant: tenant, Url: "https://127.0.0.1:9/hook", Owner: "ops@partner.example", Purpose: "the matrix", EventTypes: []string{"contact.*"},
 			Redaction: &sealpostv1.Redaction{Mode: sealpostv1.Redaction_NONE},
 		}
+	case *sealpostv1.SetEventTypeRequest:
+		r.EventType = &sealpostv1.EventType{Tenant: tenant, Type: "note." + unique, Sensitivity: sealpostv1.EventType_INTERNAL}
 	case *sealpostv1.ProveAuditRequest:
 		r.Sequence = 1
 	case *sealpostv1.AcceptAuditBreakRequest:

@@ -1,5 +1,5 @@
 // Package sealpostv1 is the API and the journal's records, generated from the .proto files beside it; the REST face
-// follows http.yaml. It holds no logic and trusts nobody: what a message may hold is checked where it is used.
+// follows http.yaml. It holds no logic, but for the inventory as CSV, and trusts nobody: what a message may hold is checked where it is used.
 package sealpostv1
 
 import _ "embed"

@@ -93,6 +93,58 @@ func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
 	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{0, 0}
 }
 
+// Which events an endpoint gets.
+type Endpoint_Environment int32
+
+const (
+	Endpoint_ENVIRONMENT_UNSPECIFIED Endpoint_Environment = 0
+	// Synthetic events alone.
+	Endpoint_SANDBOX Endpoint_Environment = 1
+	// Real events alone, and what TestEndpoint sends.
+	Endpoint_PRODUCTION Endpoint_Environment = 2
+)
+
+// Enum value maps for Endpoint_Environment.
+var (
+	Endpoint_Environment_name = map[int32]string{
+		0: "ENVIRONMENT_UNSPECIFIED",
+		1: "SANDBOX",
+		2: "PRODUCTION",
+	}
+	Endpoint_Environment_value = map[string]int32{
+		"ENVIRONMENT_UNSPECIFIED": 0,
+		"SANDBOX":                 1,
+		"PRODUCTION":              2,
+	}
+)
+
+func (x Endpoint_Environment) Enum() *Endpoint_Environment {
+	p := new(Endpoint_Environment)
+	*p = x
+	return p
+}
+
+func (x Endpoint_Environment) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Endpoint_Environment) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_endpoint_proto_enumTypes[1].Descriptor()
+}
+
+func (Endpoint_Environment) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_endpoint_proto_enumTypes[1]
+}
+
+func (x Endpoint_Environment) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Endpoint_Environment.Descriptor instead.
+func (Endpoint_Environment) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{0, 1}
+}
+
 // What a key does.
 type SigningKey_State int32
 
@@ -133,11 +185,11 @@ func (x SigningKey_State) String() string {
 }
 
 func (SigningKey_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_endpoint_proto_enumTypes[1].Descriptor()
+	return file_sealpost_v1_endpoint_proto_enumTypes[2].Descriptor()
 }
 
 func (SigningKey_State) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_endpoint_proto_enumTypes[1]
+	return &file_sealpost_v1_endpoint_proto_enumTypes[2]
 }
 
 func (x SigningKey_State) Number() protoreflect.EnumNumber {
@@ -147,6 +199,66 @@ func (x SigningKey_State) Number() protoreflect.EnumNumber {
 // Deprecated: Use SigningKey_State.Descriptor instead.
 func (SigningKey_State) EnumDescriptor() ([]byte, []int) {
 	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{2, 0}
+}
+
+type DomainProof_Method int32
+
+const (
+	// Not proven.
+	DomainProof_METHOD_UNSPECIFIED DomainProof_Method = 0
+	// A TXT record.
+	DomainProof_DNS DomainProof_Method = 1
+	// A file under /.well-known/.
+	DomainProof_HTTPS DomainProof_Method = 2
+	// The key of the certificate that the server shows signed a nonce.
+	DomainProof_CERTIFICATE DomainProof_Method = 3
+	// None was asked for: the configuration says so.
+	DomainProof_OFF DomainProof_Method = 4
+)
+
+// Enum value maps for DomainProof_Method.
+var (
+	DomainProof_Method_name = map[int32]string{
+		0: "METHOD_UNSPECIFIED",
+		1: "DNS",
+		2: "HTTPS",
+		3: "CERTIFICATE",
+		4: "OFF",
+	}
+	DomainProof_Method_value = map[string]int32{
+		"METHOD_UNSPECIFIED": 0,
+		"DNS":                1,
+		"HTTPS":              2,
+		"CERTIFICATE":        3,
+		"OFF":                4,
+	}
+)
+
+func (x DomainProof_Method) Enum() *DomainProof_Method {
+	p := new(DomainProof_Method)
+	*p = x
+	return p
+}
+
+func (x DomainProof_Method) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DomainProof_Method) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_endpoint_proto_enumTypes[3].Descriptor()
+}
+
+func (DomainProof_Method) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_endpoint_proto_enumTypes[3]
+}
+
+func (x DomainProof_Method) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DomainProof_Method.Descriptor instead.
+func (DomainProof_Method) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{3, 0}
 }
 
 // What happens to a field that no rule names.
@@ -189,11 +301,11 @@ func (x Redaction_Mode) String() string {
 }
 
 func (Redaction_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_endpoint_proto_enumTypes[2].Descriptor()
+	return file_sealpost_v1_endpoint_proto_enumTypes[4].Descriptor()
 }
 
 func (Redaction_Mode) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_endpoint_proto_enumTypes[2]
+	return &file_sealpost_v1_endpoint_proto_enumTypes[4]
 }
 
 func (x Redaction_Mode) Number() protoreflect.EnumNumber {
@@ -202,7 +314,7 @@ func (x Redaction_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Redaction_Mode.Descriptor instead.
 func (Redaction_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5, 0}
 }
 
 // Whether our client certificate is part of a connection.
@@ -245,11 +357,11 @@ func (x Tls_ClientCertificate) String() string {
 }
 
 func (Tls_ClientCertificate) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_endpoint_proto_enumTypes[3].Descriptor()
+	return file_sealpost_v1_endpoint_proto_enumTypes[5].Descriptor()
 }
 
 func (Tls_ClientCertificate) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_endpoint_proto_enumTypes[3]
+	return &file_sealpost_v1_endpoint_proto_enumTypes[5]
 }
 
 func (x Tls_ClientCertificate) Number() protoreflect.EnumNumber {
@@ -258,7 +370,183 @@ func (x Tls_ClientCertificate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Tls_ClientCertificate.Descriptor instead.
 func (Tls_ClientCertificate) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{8, 0}
+}
+
+type TestEndpointResponse_Phase_Name int32
+
+const (
+	TestEndpointResponse_Phase_NAME_UNSPECIFIED TestEndpointResponse_Phase_Name = 0
+	// Finding the host's addresses.
+	TestEndpointResponse_Phase_DNS     TestEndpointResponse_Phase_Name = 1
+	TestEndpointResponse_Phase_CONNECT TestEndpointResponse_Phase_Name = 2
+	// The handshake, and our certificate in it.
+	TestEndpointResponse_Phase_TLS TestEndpointResponse_Phase_Name = 3
+	// The server's certificate.
+	TestEndpointResponse_Phase_CERTIFICATE TestEndpointResponse_Phase_Name = 4
+	// Signing and sending.
+	TestEndpointResponse_Phase_REQUEST  TestEndpointResponse_Phase_Name = 5
+	TestEndpointResponse_Phase_RESPONSE TestEndpointResponse_Phase_Name = 6
+	// What the answer means.
+	TestEndpointResponse_Phase_VERDICT TestEndpointResponse_Phase_Name = 7
+)
+
+// Enum value maps for TestEndpointResponse_Phase_Name.
+var (
+	TestEndpointResponse_Phase_Name_name = map[int32]string{
+		0: "NAME_UNSPECIFIED",
+		1: "DNS",
+		2: "CONNECT",
+		3: "TLS",
+		4: "CERTIFICATE",
+		5: "REQUEST",
+		6: "RESPONSE",
+		7: "VERDICT",
+	}
+	TestEndpointResponse_Phase_Name_value = map[string]int32{
+		"NAME_UNSPECIFIED": 0,
+		"DNS":              1,
+		"CONNECT":          2,
+		"TLS":              3,
+		"CERTIFICATE":      4,
+		"REQUEST":          5,
+		"RESPONSE":         6,
+		"VERDICT":          7,
+	}
+)
+
+func (x TestEndpointResponse_Phase_Name) Enum() *TestEndpointResponse_Phase_Name {
+	p := new(TestEndpointResponse_Phase_Name)
+	*p = x
+	return p
+}
+
+func (x TestEndpointResponse_Phase_Name) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TestEndpointResponse_Phase_Name) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_endpoint_proto_enumTypes[6].Descriptor()
+}
+
+func (TestEndpointResponse_Phase_Name) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_endpoint_proto_enumTypes[6]
+}
+
+func (x TestEndpointResponse_Phase_Name) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TestEndpointResponse_Phase_Name.Descriptor instead.
+func (TestEndpointResponse_Phase_Name) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{23, 0, 0}
+}
+
+type TestEndpointResponse_Phase_Outcome int32
+
+const (
+	TestEndpointResponse_Phase_OUTCOME_UNSPECIFIED TestEndpointResponse_Phase_Outcome = 0
+	TestEndpointResponse_Phase_PASSED              TestEndpointResponse_Phase_Outcome = 1
+	TestEndpointResponse_Phase_FAILED              TestEndpointResponse_Phase_Outcome = 2
+	// Not reached, or not needed.
+	TestEndpointResponse_Phase_SKIPPED TestEndpointResponse_Phase_Outcome = 3
+)
+
+// Enum value maps for TestEndpointResponse_Phase_Outcome.
+var (
+	TestEndpointResponse_Phase_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "PASSED",
+		2: "FAILED",
+		3: "SKIPPED",
+	}
+	TestEndpointResponse_Phase_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"PASSED":              1,
+		"FAILED":              2,
+		"SKIPPED":             3,
+	}
+)
+
+func (x TestEndpointResponse_Phase_Outcome) Enum() *TestEndpointResponse_Phase_Outcome {
+	p := new(TestEndpointResponse_Phase_Outcome)
+	*p = x
+	return p
+}
+
+func (x TestEndpointResponse_Phase_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TestEndpointResponse_Phase_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_endpoint_proto_enumTypes[7].Descriptor()
+}
+
+func (TestEndpointResponse_Phase_Outcome) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_endpoint_proto_enumTypes[7]
+}
+
+func (x TestEndpointResponse_Phase_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TestEndpointResponse_Phase_Outcome.Descriptor instead.
+func (TestEndpointResponse_Phase_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{23, 0, 1}
+}
+
+type EndpointReview_Field_Fate int32
+
+const (
+	EndpointReview_Field_FATE_UNSPECIFIED EndpointReview_Field_Fate = 0
+	// It leaves as it is.
+	EndpointReview_Field_KEPT EndpointReview_Field_Fate = 1
+	// It leaves masked or as a pseudonym.
+	EndpointReview_Field_REPLACED EndpointReview_Field_Fate = 2
+	EndpointReview_Field_REMOVED  EndpointReview_Field_Fate = 3
+)
+
+// Enum value maps for EndpointReview_Field_Fate.
+var (
+	EndpointReview_Field_Fate_name = map[int32]string{
+		0: "FATE_UNSPECIFIED",
+		1: "KEPT",
+		2: "REPLACED",
+		3: "REMOVED",
+	}
+	EndpointReview_Field_Fate_value = map[string]int32{
+		"FATE_UNSPECIFIED": 0,
+		"KEPT":             1,
+		"REPLACED":         2,
+		"REMOVED":          3,
+	}
+)
+
+func (x EndpointReview_Field_Fate) Enum() *EndpointReview_Field_Fate {
+	p := new(EndpointReview_Field_Fate)
+	*p = x
+	return p
+}
+
+func (x EndpointReview_Field_Fate) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EndpointReview_Field_Fate) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealpost_v1_endpoint_proto_enumTypes[8].Descriptor()
+}
+
+func (EndpointReview_Field_Fate) Type() protoreflect.EnumType {
+	return &file_sealpost_v1_endpoint_proto_enumTypes[8]
+}
+
+func (x EndpointReview_Field_Fate) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EndpointReview_Field_Fate.Descriptor instead.
+func (EndpointReview_Field_Fate) EnumDescriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27, 1, 0}
 }
 
 // Of the lane to it.
@@ -299,11 +587,11 @@ func (x EndpointHealth_Breaker) String() string {
 }
 
 func (EndpointHealth_Breaker) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealpost_v1_endpoint_proto_enumTypes[4].Descriptor()
+	return file_sealpost_v1_endpoint_proto_enumTypes[9].Descriptor()
 }
 
 func (EndpointHealth_Breaker) Type() protoreflect.EnumType {
-	return &file_sealpost_v1_endpoint_proto_enumTypes[4]
+	return &file_sealpost_v1_endpoint_proto_enumTypes[9]
 }
 
 func (x EndpointHealth_Breaker) Number() protoreflect.EnumNumber {
@@ -312,7 +600,7 @@ func (x EndpointHealth_Breaker) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EndpointHealth_Breaker.Descriptor instead.
 func (EndpointHealth_Breaker) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{24, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{32, 0}
 }
 
 // A partner's registered URL in one tenant, with its subscription, policy and limits.
@@ -391,8 +679,21 @@ type Endpoint struct {
 	SigningKeys []*SigningKey `protobuf:"bytes,61,rep,name=signing_keys,json=signingKeys,proto3" json:"signing_keys,omitempty"`
 	// Output only. Client certificates from before are no longer presented; absent where none was ever replaced ahead of its renewal.
 	ClientCertificateRotateTime *timestamppb.Timestamp `protobuf:"bytes,62,opt,name=client_certificate_rotate_time,json=clientCertificateRotateTime,proto3" json:"client_certificate_rotate_time,omitempty"`
-	unknownFields               protoimpl.UnknownFields
-	sizeCache                   protoimpl.SizeCache
+	// SANDBOX where it is absent; PRODUCTION with --dev, and in the reserved tenant. Becoming PRODUCTION waits for approval.
+	Environment Endpoint_Environment `protobuf:"varint,34,opt,name=environment,proto3,enum=sealpost.v1.Endpoint_Environment" json:"environment,omitempty"`
+	// The fields that the partner needs, as paths relative to data, at most 256. Where there are any, nothing else leaves, whatever
+	// redaction says; with ALLOW_LISTED each allowed path must be one of them or within one.
+	DataScope []string `protobuf:"bytes,35,rep,name=data_scope,json=dataScope,proto3" json:"data_scope,omitempty"`
+	// Output only. The proof that its host is the partner's.
+	Proof *DomainProof `protobuf:"bytes,36,opt,name=proof,proto3" json:"proof,omitempty"`
+	// Output only. When the last review was, by approval or its renewal.
+	ReviewTime *timestamppb.Timestamp `protobuf:"bytes,37,opt,name=review_time,json=reviewTime,proto3" json:"review_time,omitempty"`
+	// Output only. Who reviewed it.
+	Reviewer string `protobuf:"bytes,38,opt,name=reviewer,proto3" json:"reviewer,omitempty"`
+	// Output only. When the next review is due; absent before the first approval.
+	ReviewDueTime *timestamppb.Timestamp `protobuf:"bytes,39,opt,name=review_due_time,json=reviewDueTime,proto3" json:"review_due_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Endpoint) Reset() {
@@ -684,6 +985,48 @@ func (x *Endpoint) GetClientCertificateRotateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Endpoint) GetEnvironment() Endpoint_Environment {
+	if x != nil {
+		return x.Environment
+	}
+	return Endpoint_ENVIRONMENT_UNSPECIFIED
+}
+
+func (x *Endpoint) GetDataScope() []string {
+	if x != nil {
+		return x.DataScope
+	}
+	return nil
+}
+
+func (x *Endpoint) GetProof() *DomainProof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *Endpoint) GetReviewTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReviewTime
+	}
+	return nil
+}
+
+func (x *Endpoint) GetReviewer() string {
+	if x != nil {
+		return x.Reviewer
+	}
+	return ""
+}
+
+func (x *Endpoint) GetReviewDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReviewDueTime
+	}
+	return nil
+}
+
 // When an endpoint's signing key is replaced. The next key is made, and published, one overlap ahead, and the one before it stays
 // good for one overlap after.
 type Rotation struct {
@@ -838,6 +1181,95 @@ func (x *SigningKey) GetUnclaimed() bool {
 	return false
 }
 
+// A proof that a host is the partner's.
+type DomainProof struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Host and, where the URL names one, port.
+	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Method    DomainProof_Method     `protobuf:"varint,2,opt,name=method,proto3,enum=sealpost.v1.DomainProof_Method" json:"method,omitempty"`
+	ProveTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=prove_time,json=proveTime,proto3" json:"prove_time,omitempty"`
+	// Until when it has to be proven again, or the endpoint is suspended.
+	DueTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=due_time,json=dueTime,proto3" json:"due_time,omitempty"`
+	// Since when proving it again fails; absent while it does not.
+	FailTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=fail_time,json=failTime,proto3" json:"fail_time,omitempty"`
+	// When the certificate that the server showed then ends.
+	CertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=certificate_expire_time,json=certificateExpireTime,proto3" json:"certificate_expire_time,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *DomainProof) Reset() {
+	*x = DomainProof{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DomainProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DomainProof) ProtoMessage() {}
+
+func (x *DomainProof) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DomainProof.ProtoReflect.Descriptor instead.
+func (*DomainProof) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DomainProof) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DomainProof) GetMethod() DomainProof_Method {
+	if x != nil {
+		return x.Method
+	}
+	return DomainProof_METHOD_UNSPECIFIED
+}
+
+func (x *DomainProof) GetProveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProveTime
+	}
+	return nil
+}
+
+func (x *DomainProof) GetDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DueTime
+	}
+	return nil
+}
+
+func (x *DomainProof) GetFailTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FailTime
+	}
+	return nil
+}
+
+func (x *DomainProof) GetCertificateExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateExpireTime
+	}
+	return nil
+}
+
 // A change that waits for approval.
 type Proposal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -852,7 +1284,7 @@ type Proposal struct {
 
 func (x *Proposal) Reset() {
 	*x = Proposal{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1296,7 @@ func (x *Proposal) String() string {
 func (*Proposal) ProtoMessage() {}
 
 func (x *Proposal) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[3]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1309,7 @@ func (x *Proposal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
 func (*Proposal) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{3}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Proposal) GetEndpoint() *Endpoint {
@@ -917,7 +1349,7 @@ type Redaction struct {
 
 func (x *Redaction) Reset() {
 	*x = Redaction{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1361,7 @@ func (x *Redaction) String() string {
 func (*Redaction) ProtoMessage() {}
 
 func (x *Redaction) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[4]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1374,7 @@ func (x *Redaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redaction.ProtoReflect.Descriptor instead.
 func (*Redaction) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{4}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Redaction) GetMode() Redaction_Mode {
@@ -991,7 +1423,7 @@ type Mask struct {
 
 func (x *Mask) Reset() {
 	*x = Mask{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1435,7 @@ func (x *Mask) String() string {
 func (*Mask) ProtoMessage() {}
 
 func (x *Mask) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[5]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1448,7 @@ func (x *Mask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mask.ProtoReflect.Descriptor instead.
 func (*Mask) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{5}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Mask) GetPath() string {
@@ -1043,7 +1475,7 @@ type RateLimit struct {
 
 func (x *RateLimit) Reset() {
 	*x = RateLimit{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1487,7 @@ func (x *RateLimit) String() string {
 func (*RateLimit) ProtoMessage() {}
 
 func (x *RateLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[6]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1500,7 @@ func (x *RateLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateLimit.ProtoReflect.Descriptor instead.
 func (*RateLimit) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{6}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RateLimit) GetRequestsPerSecond() float64 {
@@ -1094,7 +1526,7 @@ type Tls struct {
 
 func (x *Tls) Reset() {
 	*x = Tls{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1538,7 @@ func (x *Tls) String() string {
 func (*Tls) ProtoMessage() {}
 
 func (x *Tls) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[7]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1551,7 @@ func (x *Tls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tls.ProtoReflect.Descriptor instead.
 func (*Tls) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{7}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Tls) GetClientCertificate() Tls_ClientCertificate {
@@ -1161,7 +1593,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1605,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[8]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1618,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{8}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Header) GetName() string {
@@ -1214,7 +1646,7 @@ type BasicAuth struct {
 
 func (x *BasicAuth) Reset() {
 	*x = BasicAuth{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1658,7 @@ func (x *BasicAuth) String() string {
 func (*BasicAuth) ProtoMessage() {}
 
 func (x *BasicAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[9]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1671,7 @@ func (x *BasicAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BasicAuth.ProtoReflect.Descriptor instead.
 func (*BasicAuth) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{9}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BasicAuth) GetUsername() string {
@@ -1267,7 +1699,7 @@ type CreateEndpointRequest struct {
 
 func (x *CreateEndpointRequest) Reset() {
 	*x = CreateEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1711,7 @@ func (x *CreateEndpointRequest) String() string {
 func (*CreateEndpointRequest) ProtoMessage() {}
 
 func (x *CreateEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[10]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1724,7 @@ func (x *CreateEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEndpointRequest.ProtoReflect.Descriptor instead.
 func (*CreateEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{10}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateEndpointRequest) GetEndpoint() *Endpoint {
@@ -1322,7 +1754,7 @@ type CreateEndpointResponse struct {
 
 func (x *CreateEndpointResponse) Reset() {
 	*x = CreateEndpointResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1766,7 @@ func (x *CreateEndpointResponse) String() string {
 func (*CreateEndpointResponse) ProtoMessage() {}
 
 func (x *CreateEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[11]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1779,7 @@ func (x *CreateEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateEndpointResponse.ProtoReflect.Descriptor instead.
 func (*CreateEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{11}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateEndpointResponse) GetEndpoint() *Endpoint {
@@ -1382,7 +1814,7 @@ type GetEndpointRequest struct {
 
 func (x *GetEndpointRequest) Reset() {
 	*x = GetEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1826,7 @@ func (x *GetEndpointRequest) String() string {
 func (*GetEndpointRequest) ProtoMessage() {}
 
 func (x *GetEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[12]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1839,7 @@ func (x *GetEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{12}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetEndpointRequest) GetId() string {
@@ -1432,14 +1864,16 @@ type ListEndpointsRequest struct {
 	PageSize  int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only those in this state.
-	State         Endpoint_State `protobuf:"varint,4,opt,name=state,proto3,enum=sealpost.v1.Endpoint_State" json:"state,omitempty"`
+	State Endpoint_State `protobuf:"varint,4,opt,name=state,proto3,enum=sealpost.v1.Endpoint_State" json:"state,omitempty"`
+	// Only those whose review is overdue.
+	ReviewOverdue bool `protobuf:"varint,5,opt,name=review_overdue,json=reviewOverdue,proto3" json:"review_overdue,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1885,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[13]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1898,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{13}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListEndpointsRequest) GetTenant() string {
@@ -1495,6 +1929,13 @@ func (x *ListEndpointsRequest) GetState() Endpoint_State {
 	return Endpoint_STATE_UNSPECIFIED
 }
 
+func (x *ListEndpointsRequest) GetReviewOverdue() bool {
+	if x != nil {
+		return x.ReviewOverdue
+	}
+	return false
+}
+
 type ListEndpointsResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Endpoints []*Endpoint            `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
@@ -1506,7 +1947,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1959,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[14]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1972,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{14}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -1560,7 +2001,7 @@ type UpdateEndpointRequest struct {
 
 func (x *UpdateEndpointRequest) Reset() {
 	*x = UpdateEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +2013,7 @@ func (x *UpdateEndpointRequest) String() string {
 func (*UpdateEndpointRequest) ProtoMessage() {}
 
 func (x *UpdateEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[15]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +2026,7 @@ func (x *UpdateEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEndpointRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{15}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateEndpointRequest) GetEndpoint() *Endpoint {
@@ -1613,7 +2054,7 @@ type DeleteEndpointRequest struct {
 
 func (x *DeleteEndpointRequest) Reset() {
 	*x = DeleteEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +2066,7 @@ func (x *DeleteEndpointRequest) String() string {
 func (*DeleteEndpointRequest) ProtoMessage() {}
 
 func (x *DeleteEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[16]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +2079,7 @@ func (x *DeleteEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEndpointRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{16}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteEndpointRequest) GetId() string {
@@ -1674,7 +2115,7 @@ type ApproveEndpointRequest struct {
 
 func (x *ApproveEndpointRequest) Reset() {
 	*x = ApproveEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +2127,7 @@ func (x *ApproveEndpointRequest) String() string {
 func (*ApproveEndpointRequest) ProtoMessage() {}
 
 func (x *ApproveEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[17]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +2140,7 @@ func (x *ApproveEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveEndpointRequest.ProtoReflect.Descriptor instead.
 func (*ApproveEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{17}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApproveEndpointRequest) GetId() string {
@@ -1735,7 +2176,7 @@ type RejectEndpointRequest struct {
 
 func (x *RejectEndpointRequest) Reset() {
 	*x = RejectEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +2188,7 @@ func (x *RejectEndpointRequest) String() string {
 func (*RejectEndpointRequest) ProtoMessage() {}
 
 func (x *RejectEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[18]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +2201,7 @@ func (x *RejectEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectEndpointRequest.ProtoReflect.Descriptor instead.
 func (*RejectEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{18}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RejectEndpointRequest) GetId() string {
@@ -1802,7 +2243,7 @@ type PauseEndpointRequest struct {
 
 func (x *PauseEndpointRequest) Reset() {
 	*x = PauseEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +2255,7 @@ func (x *PauseEndpointRequest) String() string {
 func (*PauseEndpointRequest) ProtoMessage() {}
 
 func (x *PauseEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[19]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +2268,7 @@ func (x *PauseEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseEndpointRequest.ProtoReflect.Descriptor instead.
 func (*PauseEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{19}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PauseEndpointRequest) GetId() string {
@@ -1861,7 +2302,7 @@ type ResumeEndpointRequest struct {
 
 func (x *ResumeEndpointRequest) Reset() {
 	*x = ResumeEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2314,7 @@ func (x *ResumeEndpointRequest) String() string {
 func (*ResumeEndpointRequest) ProtoMessage() {}
 
 func (x *ResumeEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[20]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2327,7 @@ func (x *ResumeEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEndpointRequest.ProtoReflect.Descriptor instead.
 func (*ResumeEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{20}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResumeEndpointRequest) GetId() string {
@@ -1913,7 +2354,7 @@ type TestEndpointRequest struct {
 
 func (x *TestEndpointRequest) Reset() {
 	*x = TestEndpointRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2366,7 @@ func (x *TestEndpointRequest) String() string {
 func (*TestEndpointRequest) ProtoMessage() {}
 
 func (x *TestEndpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[21]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2379,7 @@ func (x *TestEndpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestEndpointRequest.ProtoReflect.Descriptor instead.
 func (*TestEndpointRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{21}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TestEndpointRequest) GetId() string {
@@ -1956,15 +2397,17 @@ func (x *TestEndpointRequest) GetTenant() string {
 }
 
 type TestEndpointResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Attempt       *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Attempt *Attempt               `protobuf:"bytes,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// All of them, in order.
+	Phases        []*TestEndpointResponse_Phase `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TestEndpointResponse) Reset() {
 	*x = TestEndpointResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2419,7 @@ func (x *TestEndpointResponse) String() string {
 func (*TestEndpointResponse) ProtoMessage() {}
 
 func (x *TestEndpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[22]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,12 +2432,765 @@ func (x *TestEndpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestEndpointResponse.ProtoReflect.Descriptor instead.
 func (*TestEndpointResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{22}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TestEndpointResponse) GetAttempt() *Attempt {
 	if x != nil {
 		return x.Attempt
+	}
+	return nil
+}
+
+func (x *TestEndpointResponse) GetPhases() []*TestEndpointResponse_Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+type VerifyEndpointRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Tell what to put where, and check nothing.
+	InstructionsOnly bool `protobuf:"varint,3,opt,name=instructions_only,json=instructionsOnly,proto3" json:"instructions_only,omitempty"`
+	// For the certificate challenge: the signature over the nonce by the key of the certificate that the server shows. RSA (PKCS #1 v1.5
+	// or PSS) or ECDSA with SHA-256, or Ed25519; at most 1 KiB.
+	Signature     []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyEndpointRequest) Reset() {
+	*x = VerifyEndpointRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyEndpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyEndpointRequest) ProtoMessage() {}
+
+func (x *VerifyEndpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyEndpointRequest.ProtoReflect.Descriptor instead.
+func (*VerifyEndpointRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *VerifyEndpointRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *VerifyEndpointRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *VerifyEndpointRequest) GetInstructionsOnly() bool {
+	if x != nil {
+		return x.InstructionsOnly
+	}
+	return false
+}
+
+func (x *VerifyEndpointRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type VerifyEndpointResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint *Endpoint              `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Host and, where the URL names one, port, of the URL that is to be proven: the proposed one where one is.
+	Host          string                            `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Challenge     *VerifyEndpointResponse_Challenge `protobuf:"bytes,3,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	Proven        bool                              `protobuf:"varint,4,opt,name=proven,proto3" json:"proven,omitempty"`
+	Checks        []*VerifyEndpointResponse_Check   `protobuf:"bytes,5,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyEndpointResponse) Reset() {
+	*x = VerifyEndpointResponse{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyEndpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyEndpointResponse) ProtoMessage() {}
+
+func (x *VerifyEndpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyEndpointResponse.ProtoReflect.Descriptor instead.
+func (*VerifyEndpointResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *VerifyEndpointResponse) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *VerifyEndpointResponse) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *VerifyEndpointResponse) GetChallenge() *VerifyEndpointResponse_Challenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+func (x *VerifyEndpointResponse) GetProven() bool {
+	if x != nil {
+		return x.Proven
+	}
+	return false
+}
+
+func (x *VerifyEndpointResponse) GetChecks() []*VerifyEndpointResponse_Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+type ReviewEndpointRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewEndpointRequest) Reset() {
+	*x = ReviewEndpointRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewEndpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewEndpointRequest) ProtoMessage() {}
+
+func (x *ReviewEndpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewEndpointRequest.ProtoReflect.Descriptor instead.
+func (*ReviewEndpointRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReviewEndpointRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReviewEndpointRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+// What an approver is shown.
+type EndpointReview struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The endpoint as it is, with what waits for approval. Its etag names what was looked at.
+	Endpoint *Endpoint `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// What an approval would put in force: the proposal where there is one, else the endpoint.
+	Approved *Endpoint                `protobuf:"bytes,2,opt,name=approved,proto3" json:"approved,omitempty"`
+	Changes  []*EndpointReview_Change `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	Samples  []*EndpointReview_Sample `protobuf:"bytes,4,rep,name=samples,proto3" json:"samples,omitempty"`
+	Server   *EndpointReview_Server   `protobuf:"bytes,5,opt,name=server,proto3" json:"server,omitempty"`
+	// What speaks against it, or should be known.
+	Warnings []string `protobuf:"bytes,6,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What an approval would do: APPROVE, APPROVE_CHANGE, RENEW; empty where it cannot be approved now, for the reason in blocked_by.
+	Action        string `protobuf:"bytes,7,opt,name=action,proto3" json:"action,omitempty"`
+	BlockedBy     string `protobuf:"bytes,8,opt,name=blocked_by,json=blockedBy,proto3" json:"blocked_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointReview) Reset() {
+	*x = EndpointReview{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointReview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointReview) ProtoMessage() {}
+
+func (x *EndpointReview) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointReview.ProtoReflect.Descriptor instead.
+func (*EndpointReview) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *EndpointReview) GetEndpoint() *Endpoint {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *EndpointReview) GetApproved() *Endpoint {
+	if x != nil {
+		return x.Approved
+	}
+	return nil
+}
+
+func (x *EndpointReview) GetChanges() []*EndpointReview_Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *EndpointReview) GetSamples() []*EndpointReview_Sample {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
+func (x *EndpointReview) GetServer() *EndpointReview_Server {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *EndpointReview) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *EndpointReview) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *EndpointReview) GetBlockedBy() string {
+	if x != nil {
+		return x.BlockedBy
+	}
+	return ""
+}
+
+type ListInventoryRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Tenant      string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	PageSize    int32                  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken   string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	State       Endpoint_State         `protobuf:"varint,4,opt,name=state,proto3,enum=sealpost.v1.Endpoint_State" json:"state,omitempty"`
+	Environment Endpoint_Environment   `protobuf:"varint,5,opt,name=environment,proto3,enum=sealpost.v1.Endpoint_Environment" json:"environment,omitempty"`
+	Owner       string                 `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Only those whose review is overdue.
+	ReviewOverdue bool `protobuf:"varint,7,opt,name=review_overdue,json=reviewOverdue,proto3" json:"review_overdue,omitempty"`
+	// Only those that wait for approval, or have a change that does.
+	ApprovalPending bool `protobuf:"varint,8,opt,name=approval_pending,json=approvalPending,proto3" json:"approval_pending,omitempty"`
+	// Only those that authenticate to their receiver with something that does not expire.
+	StaticCredentials bool `protobuf:"varint,9,opt,name=static_credentials,json=staticCredentials,proto3" json:"static_credentials,omitempty"`
+	// Only those to which nothing was sent since; those never used, too.
+	UnusedSince   *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=unused_since,json=unusedSince,proto3" json:"unused_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInventoryRequest) Reset() {
+	*x = ListInventoryRequest{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInventoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInventoryRequest) ProtoMessage() {}
+
+func (x *ListInventoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInventoryRequest.ProtoReflect.Descriptor instead.
+func (*ListInventoryRequest) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListInventoryRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ListInventoryRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListInventoryRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListInventoryRequest) GetState() Endpoint_State {
+	if x != nil {
+		return x.State
+	}
+	return Endpoint_STATE_UNSPECIFIED
+}
+
+func (x *ListInventoryRequest) GetEnvironment() Endpoint_Environment {
+	if x != nil {
+		return x.Environment
+	}
+	return Endpoint_ENVIRONMENT_UNSPECIFIED
+}
+
+func (x *ListInventoryRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *ListInventoryRequest) GetReviewOverdue() bool {
+	if x != nil {
+		return x.ReviewOverdue
+	}
+	return false
+}
+
+func (x *ListInventoryRequest) GetApprovalPending() bool {
+	if x != nil {
+		return x.ApprovalPending
+	}
+	return false
+}
+
+func (x *ListInventoryRequest) GetStaticCredentials() bool {
+	if x != nil {
+		return x.StaticCredentials
+	}
+	return false
+}
+
+func (x *ListInventoryRequest) GetUnusedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnusedSince
+	}
+	return nil
+}
+
+type ListInventoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*InventoryEntry      `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInventoryResponse) Reset() {
+	*x = ListInventoryResponse{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInventoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInventoryResponse) ProtoMessage() {}
+
+func (x *ListInventoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInventoryResponse.ProtoReflect.Descriptor instead.
+func (*ListInventoryResponse) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListInventoryResponse) GetEntries() []*InventoryEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListInventoryResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// One integration, as an audit asks for it.
+type InventoryEntry struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	EndpointId  string                 `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
+	Tenant      string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Url         string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	Owner       string                 `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	Purpose     string                 `protobuf:"bytes,5,opt,name=purpose,proto3" json:"purpose,omitempty"`
+	Environment Endpoint_Environment   `protobuf:"varint,6,opt,name=environment,proto3,enum=sealpost.v1.Endpoint_Environment" json:"environment,omitempty"`
+	State       Endpoint_State         `protobuf:"varint,7,opt,name=state,proto3,enum=sealpost.v1.Endpoint_State" json:"state,omitempty"`
+	// The objects whose events it gets: the first segments of its event types; * is all.
+	Objects []string `protobuf:"bytes,8,rep,name=objects,proto3" json:"objects,omitempty"`
+	// The fields that can leave: its data scope, or what its policy allows; empty: all but what is dropped.
+	Fields     []string `protobuf:"bytes,9,rep,name=fields,proto3" json:"fields,omitempty"`
+	EventTypes []string `protobuf:"bytes,10,rep,name=event_types,json=eventTypes,proto3" json:"event_types,omitempty"`
+	// How a receiver knows us: the signature scheme, and mtls, basic, bearer or header beside it.
+	AuthMethods []string `protobuf:"bytes,11,rep,name=auth_methods,json=authMethods,proto3" json:"auth_methods,omitempty"`
+	// All of these expire within 30 days: certificates of the built-in CA, and no fixed password, token or header.
+	ShortLived    bool                   `protobuf:"varint,12,opt,name=short_lived,json=shortLived,proto3" json:"short_lived,omitempty"`
+	KeyId         string                 `protobuf:"bytes,13,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	KeyCreateTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=key_create_time,json=keyCreateTime,proto3" json:"key_create_time,omitempty"`
+	// Of the client certificate that is presented to it.
+	ClientCertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=client_certificate_expire_time,json=clientCertificateExpireTime,proto3" json:"client_certificate_expire_time,omitempty"`
+	// Of the certificate that its server showed when its host was proven.
+	ServerCertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=server_certificate_expire_time,json=serverCertificateExpireTime,proto3" json:"server_certificate_expire_time,omitempty"`
+	// The longest life of the registrant's tokens in force, from issue to expiry; absent where it has none.
+	TokenLife       *durationpb.Duration   `protobuf:"bytes,17,opt,name=token_life,json=tokenLife,proto3" json:"token_life,omitempty"`
+	Registrant      string                 `protobuf:"bytes,18,opt,name=registrant,proto3" json:"registrant,omitempty"`
+	CreateTime      *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Approver        string                 `protobuf:"bytes,20,opt,name=approver,proto3" json:"approver,omitempty"`
+	ApproveTime     *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=approve_time,json=approveTime,proto3" json:"approve_time,omitempty"`
+	Reviewer        string                 `protobuf:"bytes,22,opt,name=reviewer,proto3" json:"reviewer,omitempty"`
+	ReviewTime      *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=review_time,json=reviewTime,proto3" json:"review_time,omitempty"`
+	ReviewDueTime   *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=review_due_time,json=reviewDueTime,proto3" json:"review_due_time,omitempty"`
+	ReviewOverdue   bool                   `protobuf:"varint,25,opt,name=review_overdue,json=reviewOverdue,proto3" json:"review_overdue,omitempty"`
+	ApprovalPending bool                   `protobuf:"varint,26,opt,name=approval_pending,json=approvalPending,proto3" json:"approval_pending,omitempty"`
+	Proof           *DomainProof           `protobuf:"bytes,27,opt,name=proof,proto3" json:"proof,omitempty"`
+	// When a delivery to it last changed; absent where there was none.
+	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InventoryEntry) Reset() {
+	*x = InventoryEntry{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InventoryEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InventoryEntry) ProtoMessage() {}
+
+func (x *InventoryEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InventoryEntry.ProtoReflect.Descriptor instead.
+func (*InventoryEntry) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *InventoryEntry) GetEndpointId() string {
+	if x != nil {
+		return x.EndpointId
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetPurpose() string {
+	if x != nil {
+		return x.Purpose
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetEnvironment() Endpoint_Environment {
+	if x != nil {
+		return x.Environment
+	}
+	return Endpoint_ENVIRONMENT_UNSPECIFIED
+}
+
+func (x *InventoryEntry) GetState() Endpoint_State {
+	if x != nil {
+		return x.State
+	}
+	return Endpoint_STATE_UNSPECIFIED
+}
+
+func (x *InventoryEntry) GetObjects() []string {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetEventTypes() []string {
+	if x != nil {
+		return x.EventTypes
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetAuthMethods() []string {
+	if x != nil {
+		return x.AuthMethods
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetShortLived() bool {
+	if x != nil {
+		return x.ShortLived
+	}
+	return false
+}
+
+func (x *InventoryEntry) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetKeyCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeyCreateTime
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetClientCertificateExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClientCertificateExpireTime
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetServerCertificateExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerCertificateExpireTime
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetTokenLife() *durationpb.Duration {
+	if x != nil {
+		return x.TokenLife
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetRegistrant() string {
+	if x != nil {
+		return x.Registrant
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetApprover() string {
+	if x != nil {
+		return x.Approver
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetApproveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ApproveTime
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetReviewer() string {
+	if x != nil {
+		return x.Reviewer
+	}
+	return ""
+}
+
+func (x *InventoryEntry) GetReviewTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReviewTime
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetReviewDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReviewDueTime
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetReviewOverdue() bool {
+	if x != nil {
+		return x.ReviewOverdue
+	}
+	return false
+}
+
+func (x *InventoryEntry) GetApprovalPending() bool {
+	if x != nil {
+		return x.ApprovalPending
+	}
+	return false
+}
+
+func (x *InventoryEntry) GetProof() *DomainProof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *InventoryEntry) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
 	}
 	return nil
 }
@@ -2009,7 +3205,7 @@ type GetEndpointHealthRequest struct {
 
 func (x *GetEndpointHealthRequest) Reset() {
 	*x = GetEndpointHealthRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +3217,7 @@ func (x *GetEndpointHealthRequest) String() string {
 func (*GetEndpointHealthRequest) ProtoMessage() {}
 
 func (x *GetEndpointHealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[23]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +3230,7 @@ func (x *GetEndpointHealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEndpointHealthRequest.ProtoReflect.Descriptor instead.
 func (*GetEndpointHealthRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{23}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetEndpointHealthRequest) GetId() string {
@@ -2078,7 +3274,7 @@ type EndpointHealth struct {
 
 func (x *EndpointHealth) Reset() {
 	*x = EndpointHealth{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[24]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +3286,7 @@ func (x *EndpointHealth) String() string {
 func (*EndpointHealth) ProtoMessage() {}
 
 func (x *EndpointHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[24]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +3299,7 @@ func (x *EndpointHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointHealth.ProtoReflect.Descriptor instead.
 func (*EndpointHealth) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{24}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EndpointHealth) GetEndpointId() string {
@@ -2212,7 +3408,7 @@ type RotateSecretRequest struct {
 
 func (x *RotateSecretRequest) Reset() {
 	*x = RotateSecretRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[25]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +3420,7 @@ func (x *RotateSecretRequest) String() string {
 func (*RotateSecretRequest) ProtoMessage() {}
 
 func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[25]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +3433,7 @@ func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{25}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RotateSecretRequest) GetId() string {
@@ -2304,7 +3500,7 @@ type RotateSecretResponse struct {
 
 func (x *RotateSecretResponse) Reset() {
 	*x = RotateSecretResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[26]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +3512,7 @@ func (x *RotateSecretResponse) String() string {
 func (*RotateSecretResponse) ProtoMessage() {}
 
 func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[26]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +3525,7 @@ func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{26}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RotateSecretResponse) GetEndpoint() *Endpoint {
@@ -2371,7 +3567,7 @@ type ActivateSecretRequest struct {
 
 func (x *ActivateSecretRequest) Reset() {
 	*x = ActivateSecretRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[27]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +3579,7 @@ func (x *ActivateSecretRequest) String() string {
 func (*ActivateSecretRequest) ProtoMessage() {}
 
 func (x *ActivateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[27]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +3592,7 @@ func (x *ActivateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivateSecretRequest.ProtoReflect.Descriptor instead.
 func (*ActivateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ActivateSecretRequest) GetId() string {
@@ -2431,7 +3627,7 @@ type ClaimSecretRequest struct {
 
 func (x *ClaimSecretRequest) Reset() {
 	*x = ClaimSecretRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[28]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +3639,7 @@ func (x *ClaimSecretRequest) String() string {
 func (*ClaimSecretRequest) ProtoMessage() {}
 
 func (x *ClaimSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[28]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +3652,7 @@ func (x *ClaimSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimSecretRequest.ProtoReflect.Descriptor instead.
 func (*ClaimSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{28}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ClaimSecretRequest) GetId() string {
@@ -2492,7 +3688,7 @@ type ClaimSecretResponse struct {
 
 func (x *ClaimSecretResponse) Reset() {
 	*x = ClaimSecretResponse{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[29]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +3700,7 @@ func (x *ClaimSecretResponse) String() string {
 func (*ClaimSecretResponse) ProtoMessage() {}
 
 func (x *ClaimSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[29]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +3713,7 @@ func (x *ClaimSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimSecretResponse.ProtoReflect.Descriptor instead.
 func (*ClaimSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{29}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ClaimSecretResponse) GetEndpoint() *Endpoint {
@@ -2555,7 +3751,7 @@ type RevokeSecretRequest struct {
 
 func (x *RevokeSecretRequest) Reset() {
 	*x = RevokeSecretRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[30]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +3763,7 @@ func (x *RevokeSecretRequest) String() string {
 func (*RevokeSecretRequest) ProtoMessage() {}
 
 func (x *RevokeSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[30]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +3776,7 @@ func (x *RevokeSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSecretRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{30}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RevokeSecretRequest) GetId() string {
@@ -2631,7 +3827,7 @@ type RotateClientCertificateRequest struct {
 
 func (x *RotateClientCertificateRequest) Reset() {
 	*x = RotateClientCertificateRequest{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[31]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +3839,7 @@ func (x *RotateClientCertificateRequest) String() string {
 func (*RotateClientCertificateRequest) ProtoMessage() {}
 
 func (x *RotateClientCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[31]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +3852,7 @@ func (x *RotateClientCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RotateClientCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{31}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RotateClientCertificateRequest) GetId() string {
@@ -2687,6 +3883,550 @@ func (x *RotateClientCertificateRequest) GetReason() string {
 	return ""
 }
 
+// One step of the test.
+type TestEndpointResponse_Phase struct {
+	state    protoimpl.MessageState             `protogen:"open.v1"`
+	Name     TestEndpointResponse_Phase_Name    `protobuf:"varint,1,opt,name=name,proto3,enum=sealpost.v1.TestEndpointResponse_Phase_Name" json:"name,omitempty"`
+	Outcome  TestEndpointResponse_Phase_Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=sealpost.v1.TestEndpointResponse_Phase_Outcome" json:"outcome,omitempty"`
+	Duration *durationpb.Duration               `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	// What was found, or what went wrong.
+	Detail        string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestEndpointResponse_Phase) Reset() {
+	*x = TestEndpointResponse_Phase{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestEndpointResponse_Phase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestEndpointResponse_Phase) ProtoMessage() {}
+
+func (x *TestEndpointResponse_Phase) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestEndpointResponse_Phase.ProtoReflect.Descriptor instead.
+func (*TestEndpointResponse_Phase) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{23, 0}
+}
+
+func (x *TestEndpointResponse_Phase) GetName() TestEndpointResponse_Phase_Name {
+	if x != nil {
+		return x.Name
+	}
+	return TestEndpointResponse_Phase_NAME_UNSPECIFIED
+}
+
+func (x *TestEndpointResponse_Phase) GetOutcome() TestEndpointResponse_Phase_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return TestEndpointResponse_Phase_OUTCOME_UNSPECIFIED
+}
+
+func (x *TestEndpointResponse_Phase) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *TestEndpointResponse_Phase) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// What is to be put where; one is enough.
+type VerifyEndpointResponse_Challenge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of a TXT record, and its value. Empty where the host is an address.
+	DnsName  string `protobuf:"bytes,1,opt,name=dns_name,json=dnsName,proto3" json:"dns_name,omitempty"`
+	DnsValue string `protobuf:"bytes,2,opt,name=dns_value,json=dnsValue,proto3" json:"dns_value,omitempty"`
+	// The URL of a file, and its content.
+	FileUrl     string `protobuf:"bytes,3,opt,name=file_url,json=fileUrl,proto3" json:"file_url,omitempty"`
+	FileContent string `protobuf:"bytes,4,opt,name=file_content,json=fileContent,proto3" json:"file_content,omitempty"`
+	// The bytes to sign; they are good for a day.
+	Nonce         string `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyEndpointResponse_Challenge) Reset() {
+	*x = VerifyEndpointResponse_Challenge{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyEndpointResponse_Challenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyEndpointResponse_Challenge) ProtoMessage() {}
+
+func (x *VerifyEndpointResponse_Challenge) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyEndpointResponse_Challenge.ProtoReflect.Descriptor instead.
+func (*VerifyEndpointResponse_Challenge) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{25, 0}
+}
+
+func (x *VerifyEndpointResponse_Challenge) GetDnsName() string {
+	if x != nil {
+		return x.DnsName
+	}
+	return ""
+}
+
+func (x *VerifyEndpointResponse_Challenge) GetDnsValue() string {
+	if x != nil {
+		return x.DnsValue
+	}
+	return ""
+}
+
+func (x *VerifyEndpointResponse_Challenge) GetFileUrl() string {
+	if x != nil {
+		return x.FileUrl
+	}
+	return ""
+}
+
+func (x *VerifyEndpointResponse_Challenge) GetFileContent() string {
+	if x != nil {
+		return x.FileContent
+	}
+	return ""
+}
+
+func (x *VerifyEndpointResponse_Challenge) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+// What a way of proving came to.
+type VerifyEndpointResponse_Check struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Method DomainProof_Method     `protobuf:"varint,1,opt,name=method,proto3,enum=sealpost.v1.DomainProof_Method" json:"method,omitempty"`
+	Passed bool                   `protobuf:"varint,2,opt,name=passed,proto3" json:"passed,omitempty"`
+	// What was found.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyEndpointResponse_Check) Reset() {
+	*x = VerifyEndpointResponse_Check{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyEndpointResponse_Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyEndpointResponse_Check) ProtoMessage() {}
+
+func (x *VerifyEndpointResponse_Check) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyEndpointResponse_Check.ProtoReflect.Descriptor instead.
+func (*VerifyEndpointResponse_Check) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{25, 1}
+}
+
+func (x *VerifyEndpointResponse_Check) GetMethod() DomainProof_Method {
+	if x != nil {
+		return x.Method
+	}
+	return DomainProof_METHOD_UNSPECIFIED
+}
+
+func (x *VerifyEndpointResponse_Check) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *VerifyEndpointResponse_Check) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// A setting that the approval would change.
+type EndpointReview_Change struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the API's name.
+	Field         string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	Before        string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointReview_Change) Reset() {
+	*x = EndpointReview_Change{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointReview_Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointReview_Change) ProtoMessage() {}
+
+func (x *EndpointReview_Change) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointReview_Change.ProtoReflect.Descriptor instead.
+func (*EndpointReview_Change) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27, 0}
+}
+
+func (x *EndpointReview_Change) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *EndpointReview_Change) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *EndpointReview_Change) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+// What becomes of one field of a sample.
+type EndpointReview_Field struct {
+	state         protoimpl.MessageState    `protogen:"open.v1"`
+	Path          string                    `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Fate          EndpointReview_Field_Fate `protobuf:"varint,2,opt,name=fate,proto3,enum=sealpost.v1.EndpointReview_Field_Fate" json:"fate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointReview_Field) Reset() {
+	*x = EndpointReview_Field{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointReview_Field) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointReview_Field) ProtoMessage() {}
+
+func (x *EndpointReview_Field) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointReview_Field.ProtoReflect.Descriptor instead.
+func (*EndpointReview_Field) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27, 1}
+}
+
+func (x *EndpointReview_Field) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *EndpointReview_Field) GetFate() EndpointReview_Field_Fate {
+	if x != nil {
+		return x.Fate
+	}
+	return EndpointReview_Field_FATE_UNSPECIFIED
+}
+
+// What would leave of one synthetic event.
+type EndpointReview_Sample struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	EventType string                 `protobuf:"bytes,1,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
+	// The catalogue's entry for it; absent where there is none.
+	Entry *EventType `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	// Every leaf of the event's data.
+	Fields []*EndpointReview_Field `protobuf:"bytes,3,rep,name=fields,proto3" json:"fields,omitempty"`
+	// The body as it would be sent; the first 64 KiB of it.
+	Body        string `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	ContentType string `protobuf:"bytes,5,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// Whether the endpoint's filter takes this event.
+	FilterMatches bool `protobuf:"varint,6,opt,name=filter_matches,json=filterMatches,proto3" json:"filter_matches,omitempty"`
+	// Why nothing of it would leave; empty where it would.
+	WithheldReason string `protobuf:"bytes,7,opt,name=withheld_reason,json=withheldReason,proto3" json:"withheld_reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EndpointReview_Sample) Reset() {
+	*x = EndpointReview_Sample{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointReview_Sample) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointReview_Sample) ProtoMessage() {}
+
+func (x *EndpointReview_Sample) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointReview_Sample.ProtoReflect.Descriptor instead.
+func (*EndpointReview_Sample) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27, 2}
+}
+
+func (x *EndpointReview_Sample) GetEventType() string {
+	if x != nil {
+		return x.EventType
+	}
+	return ""
+}
+
+func (x *EndpointReview_Sample) GetEntry() *EventType {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *EndpointReview_Sample) GetFields() []*EndpointReview_Field {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *EndpointReview_Sample) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *EndpointReview_Sample) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *EndpointReview_Sample) GetFilterMatches() bool {
+	if x != nil {
+		return x.FilterMatches
+	}
+	return false
+}
+
+func (x *EndpointReview_Sample) GetWithheldReason() string {
+	if x != nil {
+		return x.WithheldReason
+	}
+	return ""
+}
+
+// Who answers at the endpoint's address now.
+type EndpointReview_Server struct {
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Addresses             []string               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	CertificateSubject    string                 `protobuf:"bytes,2,opt,name=certificate_subject,json=certificateSubject,proto3" json:"certificate_subject,omitempty"`
+	CertificateIssuer     string                 `protobuf:"bytes,3,opt,name=certificate_issuer,json=certificateIssuer,proto3" json:"certificate_issuer,omitempty"`
+	CertificateNames      []string               `protobuf:"bytes,4,rep,name=certificate_names,json=certificateNames,proto3" json:"certificate_names,omitempty"`
+	CertificateSha256     string                 `protobuf:"bytes,5,opt,name=certificate_sha256,json=certificateSha256,proto3" json:"certificate_sha256,omitempty"`
+	CertificateStartTime  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=certificate_start_time,json=certificateStartTime,proto3" json:"certificate_start_time,omitempty"`
+	CertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=certificate_expire_time,json=certificateExpireTime,proto3" json:"certificate_expire_time,omitempty"`
+	TlsVersion            string                 `protobuf:"bytes,8,opt,name=tls_version,json=tlsVersion,proto3" json:"tls_version,omitempty"`
+	// It asked for our certificate.
+	AsksClientCertificate bool `protobuf:"varint,9,opt,name=asks_client_certificate,json=asksClientCertificate,proto3" json:"asks_client_certificate,omitempty"`
+	// Why it could not be looked at; empty where it could.
+	Error         string `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointReview_Server) Reset() {
+	*x = EndpointReview_Server{}
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointReview_Server) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointReview_Server) ProtoMessage() {}
+
+func (x *EndpointReview_Server) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointReview_Server.ProtoReflect.Descriptor instead.
+func (*EndpointReview_Server) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{27, 3}
+}
+
+func (x *EndpointReview_Server) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *EndpointReview_Server) GetCertificateSubject() string {
+	if x != nil {
+		return x.CertificateSubject
+	}
+	return ""
+}
+
+func (x *EndpointReview_Server) GetCertificateIssuer() string {
+	if x != nil {
+		return x.CertificateIssuer
+	}
+	return ""
+}
+
+func (x *EndpointReview_Server) GetCertificateNames() []string {
+	if x != nil {
+		return x.CertificateNames
+	}
+	return nil
+}
+
+func (x *EndpointReview_Server) GetCertificateSha256() string {
+	if x != nil {
+		return x.CertificateSha256
+	}
+	return ""
+}
+
+func (x *EndpointReview_Server) GetCertificateStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateStartTime
+	}
+	return nil
+}
+
+func (x *EndpointReview_Server) GetCertificateExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateExpireTime
+	}
+	return nil
+}
+
+func (x *EndpointReview_Server) GetTlsVersion() string {
+	if x != nil {
+		return x.TlsVersion
+	}
+	return ""
+}
+
+func (x *EndpointReview_Server) GetAsksClientCertificate() bool {
+	if x != nil {
+		return x.AsksClientCertificate
+	}
+	return false
+}
+
+func (x *EndpointReview_Server) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // What came of one span of time.
 type EndpointHealth_Span struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2708,7 +4448,7 @@ type EndpointHealth_Span struct {
 
 func (x *EndpointHealth_Span) Reset() {
 	*x = EndpointHealth_Span{}
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[32]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +4460,7 @@ func (x *EndpointHealth_Span) String() string {
 func (*EndpointHealth_Span) ProtoMessage() {}
 
 func (x *EndpointHealth_Span) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_endpoint_proto_msgTypes[32]
+	mi := &file_sealpost_v1_endpoint_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +4473,7 @@ func (x *EndpointHealth_Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointHealth_Span.ProtoReflect.Descriptor instead.
 func (*EndpointHealth_Span) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{24, 0}
+	return file_sealpost_v1_endpoint_proto_rawDescGZIP(), []int{32, 0}
 }
 
 func (x *EndpointHealth_Span) GetLength() *durationpb.Duration {
@@ -2796,7 +4536,7 @@ var File_sealpost_v1_endpoint_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\"\xe5\f\n" +
+	"\x1asealpost/v1/endpoint.proto\x12\vsealpost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asealpost/v1/delivery.proto\x1a\x18sealpost/v1/policy.proto\"\xdf\x0f\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x10\n" +
@@ -2846,7 +4586,15 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"replayable\x121\n" +
 	"\brotation\x18< \x01(\v2\x15.sealpost.v1.RotationR\brotation\x12:\n" +
 	"\fsigning_keys\x18= \x03(\v2\x17.sealpost.v1.SigningKeyR\vsigningKeys\x12_\n" +
-	"\x1eclient_certificate_rotate_time\x18> \x01(\v2\x1a.google.protobuf.TimestampR\x1bclientCertificateRotateTime\"~\n" +
+	"\x1eclient_certificate_rotate_time\x18> \x01(\v2\x1a.google.protobuf.TimestampR\x1bclientCertificateRotateTime\x12C\n" +
+	"\venvironment\x18\" \x01(\x0e2!.sealpost.v1.Endpoint.EnvironmentR\venvironment\x12\x1d\n" +
+	"\n" +
+	"data_scope\x18# \x03(\tR\tdataScope\x12.\n" +
+	"\x05proof\x18$ \x01(\v2\x18.sealpost.v1.DomainProofR\x05proof\x12;\n" +
+	"\vreview_time\x18% \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"reviewTime\x12\x1a\n" +
+	"\breviewer\x18& \x01(\tR\breviewer\x12B\n" +
+	"\x0freview_due_time\x18' \x01(\v2\x1a.google.protobuf.TimestampR\rreviewDueTime\"~\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2858,7 +4606,12 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x06PAUSED\x10\x04\x12\r\n" +
 	"\tSUSPENDED\x10\x05\x12\r\n" +
 	"\tCONTAINED\x10\x06\x12\v\n" +
-	"\aDELETED\x10\aB\x0f\n" +
+	"\aDELETED\x10\a\"G\n" +
+	"\vEnvironment\x12\x1b\n" +
+	"\x17ENVIRONMENT_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSANDBOX\x10\x01\x12\x0e\n" +
+	"\n" +
+	"PRODUCTION\x10\x02B\x0f\n" +
 	"\r_bearer_tokenB\t\n" +
 	"\a_secret\"p\n" +
 	"\bRotation\x12/\n" +
@@ -2879,7 +4632,21 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCURRENT\x10\x01\x12\b\n" +
 	"\x04NEXT\x10\x02\x12\f\n" +
-	"\bPREVIOUS\x10\x03\"\x92\x01\n" +
+	"\bPREVIOUS\x10\x03\"\xa9\x03\n" +
+	"\vDomainProof\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x127\n" +
+	"\x06method\x18\x02 \x01(\x0e2\x1f.sealpost.v1.DomainProof.MethodR\x06method\x129\n" +
+	"\n" +
+	"prove_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tproveTime\x125\n" +
+	"\bdue_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\adueTime\x127\n" +
+	"\tfail_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bfailTime\x12R\n" +
+	"\x17certificate_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\"N\n" +
+	"\x06Method\x12\x16\n" +
+	"\x12METHOD_UNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03DNS\x10\x01\x12\t\n" +
+	"\x05HTTPS\x10\x02\x12\x0f\n" +
+	"\vCERTIFICATE\x10\x03\x12\a\n" +
+	"\x03OFF\x10\x04\"\x92\x01\n" +
 	"\bProposal\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x16\n" +
 	"\x06author\x18\x02 \x01(\tR\x06author\x12;\n" +
@@ -2932,13 +4699,14 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x0f_public_key_pem\"<\n" +
 	"\x12GetEndpointRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x9d\x01\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\xc4\x01\n" +
 	"\x14ListEndpointsRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\x121\n" +
-	"\x05state\x18\x04 \x01(\x0e2\x1b.sealpost.v1.Endpoint.StateR\x05state\"t\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1b.sealpost.v1.Endpoint.StateR\x05state\x12%\n" +
+	"\x0ereview_overdue\x18\x05 \x01(\bR\rreviewOverdue\"t\n" +
 	"\x15ListEndpointsResponse\x123\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x15.sealpost.v1.EndpointR\tendpoints\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x87\x01\n" +
@@ -2968,9 +4736,154 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"=\n" +
 	"\x13TestEndpointRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"F\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\xac\x04\n" +
 	"\x14TestEndpointResponse\x12.\n" +
-	"\aattempt\x18\x01 \x01(\v2\x14.sealpost.v1.AttemptR\aattempt\"B\n" +
+	"\aattempt\x18\x01 \x01(\v2\x14.sealpost.v1.AttemptR\aattempt\x12?\n" +
+	"\x06phases\x18\x02 \x03(\v2'.sealpost.v1.TestEndpointResponse.PhaseR\x06phases\x1a\xa2\x03\n" +
+	"\x05Phase\x12@\n" +
+	"\x04name\x18\x01 \x01(\x0e2,.sealpost.v1.TestEndpointResponse.Phase.NameR\x04name\x12I\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2/.sealpost.v1.TestEndpointResponse.Phase.OutcomeR\aoutcome\x125\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"t\n" +
+	"\x04Name\x12\x14\n" +
+	"\x10NAME_UNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03DNS\x10\x01\x12\v\n" +
+	"\aCONNECT\x10\x02\x12\a\n" +
+	"\x03TLS\x10\x03\x12\x0f\n" +
+	"\vCERTIFICATE\x10\x04\x12\v\n" +
+	"\aREQUEST\x10\x05\x12\f\n" +
+	"\bRESPONSE\x10\x06\x12\v\n" +
+	"\aVERDICT\x10\a\"G\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06PASSED\x10\x01\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x02\x12\v\n" +
+	"\aSKIPPED\x10\x03\"\x8a\x01\n" +
+	"\x15VerifyEndpointRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12+\n" +
+	"\x11instructions_only\x18\x03 \x01(\bR\x10instructionsOnly\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"\x93\x04\n" +
+	"\x16VerifyEndpointResponse\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12K\n" +
+	"\tchallenge\x18\x03 \x01(\v2-.sealpost.v1.VerifyEndpointResponse.ChallengeR\tchallenge\x12\x16\n" +
+	"\x06proven\x18\x04 \x01(\bR\x06proven\x12A\n" +
+	"\x06checks\x18\x05 \x03(\v2).sealpost.v1.VerifyEndpointResponse.CheckR\x06checks\x1a\x97\x01\n" +
+	"\tChallenge\x12\x19\n" +
+	"\bdns_name\x18\x01 \x01(\tR\adnsName\x12\x1b\n" +
+	"\tdns_value\x18\x02 \x01(\tR\bdnsValue\x12\x19\n" +
+	"\bfile_url\x18\x03 \x01(\tR\afileUrl\x12!\n" +
+	"\ffile_content\x18\x04 \x01(\tR\vfileContent\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\tR\x05nonce\x1ap\n" +
+	"\x05Check\x127\n" +
+	"\x06method\x18\x01 \x01(\x0e2\x1f.sealpost.v1.DomainProof.MethodR\x06method\x12\x16\n" +
+	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"?\n" +
+	"\x15ReviewEndpointRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x80\v\n" +
+	"\x0eEndpointReview\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.sealpost.v1.EndpointR\bendpoint\x121\n" +
+	"\bapproved\x18\x02 \x01(\v2\x15.sealpost.v1.EndpointR\bapproved\x12<\n" +
+	"\achanges\x18\x03 \x03(\v2\".sealpost.v1.EndpointReview.ChangeR\achanges\x12<\n" +
+	"\asamples\x18\x04 \x03(\v2\".sealpost.v1.EndpointReview.SampleR\asamples\x12:\n" +
+	"\x06server\x18\x05 \x01(\v2\".sealpost.v1.EndpointReview.ServerR\x06server\x12\x1a\n" +
+	"\bwarnings\x18\x06 \x03(\tR\bwarnings\x12\x16\n" +
+	"\x06action\x18\a \x01(\tR\x06action\x12\x1d\n" +
+	"\n" +
+	"blocked_by\x18\b \x01(\tR\tblockedBy\x1aL\n" +
+	"\x06Change\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\x1a\x9a\x01\n" +
+	"\x05Field\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12:\n" +
+	"\x04fate\x18\x02 \x01(\x0e2&.sealpost.v1.EndpointReview.Field.FateR\x04fate\"A\n" +
+	"\x04Fate\x12\x14\n" +
+	"\x10FATE_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04KEPT\x10\x01\x12\f\n" +
+	"\bREPLACED\x10\x02\x12\v\n" +
+	"\aREMOVED\x10\x03\x1a\x97\x02\n" +
+	"\x06Sample\x12\x1d\n" +
+	"\n" +
+	"event_type\x18\x01 \x01(\tR\teventType\x12,\n" +
+	"\x05entry\x18\x02 \x01(\v2\x16.sealpost.v1.EventTypeR\x05entry\x129\n" +
+	"\x06fields\x18\x03 \x03(\v2!.sealpost.v1.EndpointReview.FieldR\x06fields\x12\x12\n" +
+	"\x04body\x18\x04 \x01(\tR\x04body\x12!\n" +
+	"\fcontent_type\x18\x05 \x01(\tR\vcontentType\x12%\n" +
+	"\x0efilter_matches\x18\x06 \x01(\bR\rfilterMatches\x12'\n" +
+	"\x0fwithheld_reason\x18\a \x01(\tR\x0ewithheldReason\x1a\xf7\x03\n" +
+	"\x06Server\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12/\n" +
+	"\x13certificate_subject\x18\x02 \x01(\tR\x12certificateSubject\x12-\n" +
+	"\x12certificate_issuer\x18\x03 \x01(\tR\x11certificateIssuer\x12+\n" +
+	"\x11certificate_names\x18\x04 \x03(\tR\x10certificateNames\x12-\n" +
+	"\x12certificate_sha256\x18\x05 \x01(\tR\x11certificateSha256\x12P\n" +
+	"\x16certificate_start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x14certificateStartTime\x12R\n" +
+	"\x17certificate_expire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\x12\x1f\n" +
+	"\vtls_version\x18\b \x01(\tR\n" +
+	"tlsVersion\x126\n" +
+	"\x17asks_client_certificate\x18\t \x01(\bR\x15asksClientCertificate\x12\x14\n" +
+	"\x05error\x18\n" +
+	" \x01(\tR\x05error\"\xb8\x03\n" +
+	"\x14ListInventoryRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x121\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1b.sealpost.v1.Endpoint.StateR\x05state\x12C\n" +
+	"\venvironment\x18\x05 \x01(\x0e2!.sealpost.v1.Endpoint.EnvironmentR\venvironment\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\x12%\n" +
+	"\x0ereview_overdue\x18\a \x01(\bR\rreviewOverdue\x12)\n" +
+	"\x10approval_pending\x18\b \x01(\bR\x0fapprovalPending\x12-\n" +
+	"\x12static_credentials\x18\t \x01(\bR\x11staticCredentials\x12=\n" +
+	"\funused_since\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\vunusedSince\"v\n" +
+	"\x15ListInventoryResponse\x125\n" +
+	"\aentries\x18\x01 \x03(\v2\x1b.sealpost.v1.InventoryEntryR\aentries\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x88\n" +
+	"\n" +
+	"\x0eInventoryEntry\x12\x1f\n" +
+	"\vendpoint_id\x18\x01 \x01(\tR\n" +
+	"endpointId\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\x12\x18\n" +
+	"\apurpose\x18\x05 \x01(\tR\apurpose\x12C\n" +
+	"\venvironment\x18\x06 \x01(\x0e2!.sealpost.v1.Endpoint.EnvironmentR\venvironment\x121\n" +
+	"\x05state\x18\a \x01(\x0e2\x1b.sealpost.v1.Endpoint.StateR\x05state\x12\x18\n" +
+	"\aobjects\x18\b \x03(\tR\aobjects\x12\x16\n" +
+	"\x06fields\x18\t \x03(\tR\x06fields\x12\x1f\n" +
+	"\vevent_types\x18\n" +
+	" \x03(\tR\n" +
+	"eventTypes\x12!\n" +
+	"\fauth_methods\x18\v \x03(\tR\vauthMethods\x12\x1f\n" +
+	"\vshort_lived\x18\f \x01(\bR\n" +
+	"shortLived\x12\x15\n" +
+	"\x06key_id\x18\r \x01(\tR\x05keyId\x12B\n" +
+	"\x0fkey_create_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\rkeyCreateTime\x12_\n" +
+	"\x1eclient_certificate_expire_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x1bclientCertificateExpireTime\x12_\n" +
+	"\x1eserver_certificate_expire_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x1bserverCertificateExpireTime\x128\n" +
+	"\n" +
+	"token_life\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\ttokenLife\x12\x1e\n" +
+	"\n" +
+	"registrant\x18\x12 \x01(\tR\n" +
+	"registrant\x12;\n" +
+	"\vcreate_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12\x1a\n" +
+	"\bapprover\x18\x14 \x01(\tR\bapprover\x12=\n" +
+	"\fapprove_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\vapproveTime\x12\x1a\n" +
+	"\breviewer\x18\x16 \x01(\tR\breviewer\x12;\n" +
+	"\vreview_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"reviewTime\x12B\n" +
+	"\x0freview_due_time\x18\x18 \x01(\v2\x1a.google.protobuf.TimestampR\rreviewDueTime\x12%\n" +
+	"\x0ereview_overdue\x18\x19 \x01(\bR\rreviewOverdue\x12)\n" +
+	"\x10approval_pending\x18\x1a \x01(\bR\x0fapprovalPending\x12.\n" +
+	"\x05proof\x18\x1b \x01(\v2\x18.sealpost.v1.DomainProofR\x05proof\x12>\n" +
+	"\rlast_use_time\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\"B\n" +
 	"\x18GetEndpointHealthRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x97\t\n" +
@@ -3049,14 +4962,15 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason2\xa4\n" +
-	"\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason2\xaa\f\n" +
 	"\x0fEndpointService\x12Y\n" +
 	"\x0eCreateEndpoint\x12\".sealpost.v1.CreateEndpointRequest\x1a#.sealpost.v1.CreateEndpointResponse\x12E\n" +
 	"\vGetEndpoint\x12\x1f.sealpost.v1.GetEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12V\n" +
 	"\rListEndpoints\x12!.sealpost.v1.ListEndpointsRequest\x1a\".sealpost.v1.ListEndpointsResponse\x12K\n" +
 	"\x0eUpdateEndpoint\x12\".sealpost.v1.UpdateEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12L\n" +
-	"\x0eDeleteEndpoint\x12\".sealpost.v1.DeleteEndpointRequest\x1a\x16.google.protobuf.Empty\x12M\n" +
+	"\x0eDeleteEndpoint\x12\".sealpost.v1.DeleteEndpointRequest\x1a\x16.google.protobuf.Empty\x12Y\n" +
+	"\x0eVerifyEndpoint\x12\".sealpost.v1.VerifyEndpointRequest\x1a#.sealpost.v1.VerifyEndpointResponse\x12Q\n" +
+	"\x0eReviewEndpoint\x12\".sealpost.v1.ReviewEndpointRequest\x1a\x1b.sealpost.v1.EndpointReview\x12M\n" +
 	"\x0fApproveEndpoint\x12#.sealpost.v1.ApproveEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12K\n" +
 	"\x0eRejectEndpoint\x12\".sealpost.v1.RejectEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12I\n" +
 	"\rPauseEndpoint\x12!.sealpost.v1.PauseEndpointRequest\x1a\x15.sealpost.v1.Endpoint\x12K\n" +
@@ -3067,7 +4981,8 @@ const file_sealpost_v1_endpoint_proto_rawDesc = "" +
 	"\x0eActivateSecret\x12\".sealpost.v1.ActivateSecretRequest\x1a\x15.sealpost.v1.Endpoint\x12P\n" +
 	"\vClaimSecret\x12\x1f.sealpost.v1.ClaimSecretRequest\x1a .sealpost.v1.ClaimSecretResponse\x12G\n" +
 	"\fRevokeSecret\x12 .sealpost.v1.RevokeSecretRequest\x1a\x15.sealpost.v1.Endpoint\x12]\n" +
-	"\x17RotateClientCertificate\x12+.sealpost.v1.RotateClientCertificateRequest\x1a\x15.sealpost.v1.EndpointB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
+	"\x17RotateClientCertificate\x12+.sealpost.v1.RotateClientCertificateRequest\x1a\x15.sealpost.v1.Endpoint\x12V\n" +
+	"\rListInventory\x12!.sealpost.v1.ListInventoryRequest\x1a\".sealpost.v1.ListInventoryResponseB;Z9github.com/sealpost/sealpost/proto/sealpost/v1;sealpostv1b\x06proto3"
 
 var (
 	file_sealpost_v1_endpoint_proto_rawDescOnce sync.Once
@@ -3081,141 +4996,211 @@ func file_sealpost_v1_endpoint_proto_rawDescGZIP() []byte {
 	return file_sealpost_v1_endpoint_proto_rawDescData
 }
 
-var file_sealpost_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_sealpost_v1_endpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_sealpost_v1_endpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_sealpost_v1_endpoint_proto_goTypes = []any{
-	(Endpoint_State)(0),                    // 0: sealpost.v1.Endpoint.State
-	(SigningKey_State)(0),                  // 1: sealpost.v1.SigningKey.State
-	(Redaction_Mode)(0),                    // 2: sealpost.v1.Redaction.Mode
-	(Tls_ClientCertificate)(0),             // 3: sealpost.v1.Tls.ClientCertificate
-	(EndpointHealth_Breaker)(0),            // 4: sealpost.v1.EndpointHealth.Breaker
-	(*Endpoint)(nil),                       // 5: sealpost.v1.Endpoint
-	(*Rotation)(nil),                       // 6: sealpost.v1.Rotation
-	(*SigningKey)(nil),                     // 7: sealpost.v1.SigningKey
-	(*Proposal)(nil),                       // 8: sealpost.v1.Proposal
-	(*Redaction)(nil),                      // 9: sealpost.v1.Redaction
-	(*Mask)(nil),                           // 10: sealpost.v1.Mask
-	(*RateLimit)(nil),                      // 11: sealpost.v1.RateLimit
-	(*Tls)(nil),                            // 12: sealpost.v1.Tls
-	(*Header)(nil),                         // 13: sealpost.v1.Header
-	(*BasicAuth)(nil),                      // 14: sealpost.v1.BasicAuth
-	(*CreateEndpointRequest)(nil),          // 15: sealpost.v1.CreateEndpointRequest
-	(*CreateEndpointResponse)(nil),         // 16: sealpost.v1.CreateEndpointResponse
-	(*GetEndpointRequest)(nil),             // 17: sealpost.v1.GetEndpointRequest
-	(*ListEndpointsRequest)(nil),           // 18: sealpost.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),          // 19: sealpost.v1.ListEndpointsResponse
-	(*UpdateEndpointRequest)(nil),          // 20: sealpost.v1.UpdateEndpointRequest
-	(*DeleteEndpointRequest)(nil),          // 21: sealpost.v1.DeleteEndpointRequest
-	(*ApproveEndpointRequest)(nil),         // 22: sealpost.v1.ApproveEndpointRequest
-	(*RejectEndpointRequest)(nil),          // 23: sealpost.v1.RejectEndpointRequest
-	(*PauseEndpointRequest)(nil),           // 24: sealpost.v1.PauseEndpointRequest
-	(*ResumeEndpointRequest)(nil),          // 25: sealpost.v1.ResumeEndpointRequest
-	(*TestEndpointRequest)(nil),            // 26: sealpost.v1.TestEndpointRequest
-	(*TestEndpointResponse)(nil),           // 27: sealpost.v1.TestEndpointResponse
-	(*GetEndpointHealthRequest)(nil),       // 28: sealpost.v1.GetEndpointHealthRequest
-	(*EndpointHealth)(nil),                 // 29: sealpost.v1.EndpointHealth
-	(*RotateSecretRequest)(nil),            // 30: sealpost.v1.RotateSecretRequest
-	(*RotateSecretResponse)(nil),           // 31: sealpost.v1.RotateSecretResponse
-	(*ActivateSecretRequest)(nil),          // 32: sealpost.v1.ActivateSecretRequest
-	(*ClaimSecretRequest)(nil),             // 33: sealpost.v1.ClaimSecretRequest
-	(*ClaimSecretResponse)(nil),            // 34: sealpost.v1.ClaimSecretResponse
-	(*RevokeSecretRequest)(nil),            // 35: sealpost.v1.RevokeSecretRequest
-	(*RotateClientCertificateRequest)(nil), // 36: sealpost.v1.RotateClientCertificateRequest
-	(*EndpointHealth_Span)(nil),            // 37: sealpost.v1.EndpointHealth.Span
-	nil,                                    // 38: sealpost.v1.EndpointHealth.OpenEntry
-	nil,                                    // 39: sealpost.v1.EndpointHealth.Span.FailuresEntry
-	(*durationpb.Duration)(nil),            // 40: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),          // 41: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),          // 42: google.protobuf.FieldMask
-	(*Attempt)(nil),                        // 43: sealpost.v1.Attempt
-	(*emptypb.Empty)(nil),                  // 44: google.protobuf.Empty
+	(Endpoint_State)(0),                      // 0: sealpost.v1.Endpoint.State
+	(Endpoint_Environment)(0),                // 1: sealpost.v1.Endpoint.Environment
+	(SigningKey_State)(0),                    // 2: sealpost.v1.SigningKey.State
+	(DomainProof_Method)(0),                  // 3: sealpost.v1.DomainProof.Method
+	(Redaction_Mode)(0),                      // 4: sealpost.v1.Redaction.Mode
+	(Tls_ClientCertificate)(0),               // 5: sealpost.v1.Tls.ClientCertificate
+	(TestEndpointResponse_Phase_Name)(0),     // 6: sealpost.v1.TestEndpointResponse.Phase.Name
+	(TestEndpointResponse_Phase_Outcome)(0),  // 7: sealpost.v1.TestEndpointResponse.Phase.Outcome
+	(EndpointReview_Field_Fate)(0),           // 8: sealpost.v1.EndpointReview.Field.Fate
+	(EndpointHealth_Breaker)(0),              // 9: sealpost.v1.EndpointHealth.Breaker
+	(*Endpoint)(nil),                         // 10: sealpost.v1.Endpoint
+	(*Rotation)(nil),                         // 11: sealpost.v1.Rotation
+	(*SigningKey)(nil),                       // 12: sealpost.v1.SigningKey
+	(*DomainProof)(nil),                      // 13: sealpost.v1.DomainProof
+	(*Proposal)(nil),                         // 14: sealpost.v1.Proposal
+	(*Redaction)(nil),                        // 15: sealpost.v1.Redaction
+	(*Mask)(nil),                             // 16: sealpost.v1.Mask
+	(*RateLimit)(nil),                        // 17: sealpost.v1.RateLimit
+	(*Tls)(nil),                              // 18: sealpost.v1.Tls
+	(*Header)(nil),                           // 19: sealpost.v1.Header
+	(*BasicAuth)(nil),                        // 20: sealpost.v1.BasicAuth
+	(*CreateEndpointRequest)(nil),            // 21: sealpost.v1.CreateEndpointRequest
+	(*CreateEndpointResponse)(nil),           // 22: sealpost.v1.CreateEndpointResponse
+	(*GetEndpointRequest)(nil),               // 23: sealpost.v1.GetEndpointRequest
+	(*ListEndpointsRequest)(nil),             // 24: sealpost.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),            // 25: sealpost.v1.ListEndpointsResponse
+	(*UpdateEndpointRequest)(nil),            // 26: sealpost.v1.UpdateEndpointRequest
+	(*DeleteEndpointRequest)(nil),            // 27: sealpost.v1.DeleteEndpointRequest
+	(*ApproveEndpointRequest)(nil),           // 28: sealpost.v1.ApproveEndpointRequest
+	(*RejectEndpointRequest)(nil),            // 29: sealpost.v1.RejectEndpointRequest
+	(*PauseEndpointRequest)(nil),             // 30: sealpost.v1.PauseEndpointRequest
+	(*ResumeEndpointRequest)(nil),            // 31: sealpost.v1.ResumeEndpointRequest
+	(*TestEndpointRequest)(nil),              // 32: sealpost.v1.TestEndpointRequest
+	(*TestEndpointResponse)(nil),             // 33: sealpost.v1.TestEndpointResponse
+	(*VerifyEndpointRequest)(nil),            // 34: sealpost.v1.VerifyEndpointRequest
+	(*VerifyEndpointResponse)(nil),           // 35: sealpost.v1.VerifyEndpointResponse
+	(*ReviewEndpointRequest)(nil),            // 36: sealpost.v1.ReviewEndpointRequest
+	(*EndpointReview)(nil),                   // 37: sealpost.v1.EndpointReview
+	(*ListInventoryRequest)(nil),             // 38: sealpost.v1.ListInventoryRequest
+	(*ListInventoryResponse)(nil),            // 39: sealpost.v1.ListInventoryResponse
+	(*InventoryEntry)(nil),                   // 40: sealpost.v1.InventoryEntry
+	(*GetEndpointHealthRequest)(nil),         // 41: sealpost.v1.GetEndpointHealthRequest
+	(*EndpointHealth)(nil),                   // 42: sealpost.v1.EndpointHealth
+	(*RotateSecretRequest)(nil),              // 43: sealpost.v1.RotateSecretRequest
+	(*RotateSecretResponse)(nil),             // 44: sealpost.v1.RotateSecretResponse
+	(*ActivateSecretRequest)(nil),            // 45: sealpost.v1.ActivateSecretRequest
+	(*ClaimSecretRequest)(nil),               // 46: sealpost.v1.ClaimSecretRequest
+	(*ClaimSecretResponse)(nil),              // 47: sealpost.v1.ClaimSecretResponse
+	(*RevokeSecretRequest)(nil),              // 48: sealpost.v1.RevokeSecretRequest
+	(*RotateClientCertificateRequest)(nil),   // 49: sealpost.v1.RotateClientCertificateRequest
+	(*TestEndpointResponse_Phase)(nil),       // 50: sealpost.v1.TestEndpointResponse.Phase
+	(*VerifyEndpointResponse_Challenge)(nil), // 51: sealpost.v1.VerifyEndpointResponse.Challenge
+	(*VerifyEndpointResponse_Check)(nil),     // 52: sealpost.v1.VerifyEndpointResponse.Check
+	(*EndpointReview_Change)(nil),            // 53: sealpost.v1.EndpointReview.Change
+	(*EndpointReview_Field)(nil),             // 54: sealpost.v1.EndpointReview.Field
+	(*EndpointReview_Sample)(nil),            // 55: sealpost.v1.EndpointReview.Sample
+	(*EndpointReview_Server)(nil),            // 56: sealpost.v1.EndpointReview.Server
+	(*EndpointHealth_Span)(nil),              // 57: sealpost.v1.EndpointHealth.Span
+	nil,                                      // 58: sealpost.v1.EndpointHealth.OpenEntry
+	nil,                                      // 59: sealpost.v1.EndpointHealth.Span.FailuresEntry
+	(*durationpb.Duration)(nil),              // 60: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),            // 61: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),            // 62: google.protobuf.FieldMask
+	(*Attempt)(nil),                          // 63: sealpost.v1.Attempt
+	(*EventType)(nil),                        // 64: sealpost.v1.EventType
+	(*emptypb.Empty)(nil),                    // 65: google.protobuf.Empty
 }
 var file_sealpost_v1_endpoint_proto_depIdxs = []int32{
-	9,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
-	11, // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
-	40, // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
-	40, // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
-	12, // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
-	13, // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
-	14, // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
-	0,  // 7: sealpost.v1.Endpoint.state:type_name -> sealpost.v1.Endpoint.State
-	41, // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
-	41, // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
-	41, // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
-	8,  // 11: sealpost.v1.Endpoint.proposal:type_name -> sealpost.v1.Proposal
-	6,  // 12: sealpost.v1.Endpoint.rotation:type_name -> sealpost.v1.Rotation
-	7,  // 13: sealpost.v1.Endpoint.signing_keys:type_name -> sealpost.v1.SigningKey
-	41, // 14: sealpost.v1.Endpoint.client_certificate_rotate_time:type_name -> google.protobuf.Timestamp
-	40, // 15: sealpost.v1.Rotation.every:type_name -> google.protobuf.Duration
-	40, // 16: sealpost.v1.Rotation.overlap:type_name -> google.protobuf.Duration
-	1,  // 17: sealpost.v1.SigningKey.state:type_name -> sealpost.v1.SigningKey.State
-	41, // 18: sealpost.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
-	41, // 19: sealpost.v1.SigningKey.activate_time:type_name -> google.protobuf.Timestamp
-	41, // 20: sealpost.v1.SigningKey.expire_time:type_name -> google.protobuf.Timestamp
-	5,  // 21: sealpost.v1.Proposal.endpoint:type_name -> sealpost.v1.Endpoint
-	41, // 22: sealpost.v1.Proposal.create_time:type_name -> google.protobuf.Timestamp
-	2,  // 23: sealpost.v1.Redaction.mode:type_name -> sealpost.v1.Redaction.Mode
-	10, // 24: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
-	3,  // 25: sealpost.v1.Tls.client_certificate:type_name -> sealpost.v1.Tls.ClientCertificate
-	5,  // 26: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	5,  // 27: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
-	0,  // 28: sealpost.v1.ListEndpointsRequest.state:type_name -> sealpost.v1.Endpoint.State
-	5,  // 29: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
-	5,  // 30: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
-	42, // 31: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
-	43, // 32: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
-	0,  // 33: sealpost.v1.EndpointHealth.state:type_name -> sealpost.v1.Endpoint.State
-	4,  // 34: sealpost.v1.EndpointHealth.breaker:type_name -> sealpost.v1.EndpointHealth.Breaker
-	38, // 35: sealpost.v1.EndpointHealth.open:type_name -> sealpost.v1.EndpointHealth.OpenEntry
-	41, // 36: sealpost.v1.EndpointHealth.oldest_open_time:type_name -> google.protobuf.Timestamp
-	41, // 37: sealpost.v1.EndpointHealth.last_delivery_time:type_name -> google.protobuf.Timestamp
-	41, // 38: sealpost.v1.EndpointHealth.last_failure_time:type_name -> google.protobuf.Timestamp
-	37, // 39: sealpost.v1.EndpointHealth.spans:type_name -> sealpost.v1.EndpointHealth.Span
-	41, // 40: sealpost.v1.EndpointHealth.since_time:type_name -> google.protobuf.Timestamp
-	40, // 41: sealpost.v1.RotateSecretRequest.overlap:type_name -> google.protobuf.Duration
-	5,  // 42: sealpost.v1.RotateSecretResponse.endpoint:type_name -> sealpost.v1.Endpoint
-	5,  // 43: sealpost.v1.ClaimSecretResponse.endpoint:type_name -> sealpost.v1.Endpoint
-	40, // 44: sealpost.v1.EndpointHealth.Span.length:type_name -> google.protobuf.Duration
-	40, // 45: sealpost.v1.EndpointHealth.Span.p50:type_name -> google.protobuf.Duration
-	40, // 46: sealpost.v1.EndpointHealth.Span.p99:type_name -> google.protobuf.Duration
-	39, // 47: sealpost.v1.EndpointHealth.Span.failures:type_name -> sealpost.v1.EndpointHealth.Span.FailuresEntry
-	15, // 48: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
-	17, // 49: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
-	18, // 50: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
-	20, // 51: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
-	21, // 52: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
-	22, // 53: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
-	23, // 54: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
-	24, // 55: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
-	25, // 56: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
-	26, // 57: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
-	28, // 58: sealpost.v1.EndpointService.GetEndpointHealth:input_type -> sealpost.v1.GetEndpointHealthRequest
-	30, // 59: sealpost.v1.EndpointService.RotateSecret:input_type -> sealpost.v1.RotateSecretRequest
-	32, // 60: sealpost.v1.EndpointService.ActivateSecret:input_type -> sealpost.v1.ActivateSecretRequest
-	33, // 61: sealpost.v1.EndpointService.ClaimSecret:input_type -> sealpost.v1.ClaimSecretRequest
-	35, // 62: sealpost.v1.EndpointService.RevokeSecret:input_type -> sealpost.v1.RevokeSecretRequest
-	36, // 63: sealpost.v1.EndpointService.RotateClientCertificate:input_type -> sealpost.v1.RotateClientCertificateRequest
-	16, // 64: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
-	5,  // 65: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
-	19, // 66: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
-	5,  // 67: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
-	44, // 68: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
-	5,  // 69: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
-	5,  // 70: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
-	5,  // 71: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
-	5,  // 72: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
-	27, // 73: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
-	29, // 74: sealpost.v1.EndpointService.GetEndpointHealth:output_type -> sealpost.v1.EndpointHealth
-	31, // 75: sealpost.v1.EndpointService.RotateSecret:output_type -> sealpost.v1.RotateSecretResponse
-	5,  // 76: sealpost.v1.EndpointService.ActivateSecret:output_type -> sealpost.v1.Endpoint
-	34, // 77: sealpost.v1.EndpointService.ClaimSecret:output_type -> sealpost.v1.ClaimSecretResponse
-	5,  // 78: sealpost.v1.EndpointService.RevokeSecret:output_type -> sealpost.v1.Endpoint
-	5,  // 79: sealpost.v1.EndpointService.RotateClientCertificate:output_type -> sealpost.v1.Endpoint
-	64, // [64:80] is the sub-list for method output_type
-	48, // [48:64] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	15,  // 0: sealpost.v1.Endpoint.redaction:type_name -> sealpost.v1.Redaction
+	17,  // 1: sealpost.v1.Endpoint.rate_limit:type_name -> sealpost.v1.RateLimit
+	60,  // 2: sealpost.v1.Endpoint.timeout:type_name -> google.protobuf.Duration
+	60,  // 3: sealpost.v1.Endpoint.retry_for:type_name -> google.protobuf.Duration
+	18,  // 4: sealpost.v1.Endpoint.tls:type_name -> sealpost.v1.Tls
+	19,  // 5: sealpost.v1.Endpoint.headers:type_name -> sealpost.v1.Header
+	20,  // 6: sealpost.v1.Endpoint.basic_auth:type_name -> sealpost.v1.BasicAuth
+	0,   // 7: sealpost.v1.Endpoint.state:type_name -> sealpost.v1.Endpoint.State
+	61,  // 8: sealpost.v1.Endpoint.create_time:type_name -> google.protobuf.Timestamp
+	61,  // 9: sealpost.v1.Endpoint.update_time:type_name -> google.protobuf.Timestamp
+	61,  // 10: sealpost.v1.Endpoint.approve_time:type_name -> google.protobuf.Timestamp
+	14,  // 11: sealpost.v1.Endpoint.proposal:type_name -> sealpost.v1.Proposal
+	11,  // 12: sealpost.v1.Endpoint.rotation:type_name -> sealpost.v1.Rotation
+	12,  // 13: sealpost.v1.Endpoint.signing_keys:type_name -> sealpost.v1.SigningKey
+	61,  // 14: sealpost.v1.Endpoint.client_certificate_rotate_time:type_name -> google.protobuf.Timestamp
+	1,   // 15: sealpost.v1.Endpoint.environment:type_name -> sealpost.v1.Endpoint.Environment
+	13,  // 16: sealpost.v1.Endpoint.proof:type_name -> sealpost.v1.DomainProof
+	61,  // 17: sealpost.v1.Endpoint.review_time:type_name -> google.protobuf.Timestamp
+	61,  // 18: sealpost.v1.Endpoint.review_due_time:type_name -> google.protobuf.Timestamp
+	60,  // 19: sealpost.v1.Rotation.every:type_name -> google.protobuf.Duration
+	60,  // 20: sealpost.v1.Rotation.overlap:type_name -> google.protobuf.Duration
+	2,   // 21: sealpost.v1.SigningKey.state:type_name -> sealpost.v1.SigningKey.State
+	61,  // 22: sealpost.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
+	61,  // 23: sealpost.v1.SigningKey.activate_time:type_name -> google.protobuf.Timestamp
+	61,  // 24: sealpost.v1.SigningKey.expire_time:type_name -> google.protobuf.Timestamp
+	3,   // 25: sealpost.v1.DomainProof.method:type_name -> sealpost.v1.DomainProof.Method
+	61,  // 26: sealpost.v1.DomainProof.prove_time:type_name -> google.protobuf.Timestamp
+	61,  // 27: sealpost.v1.DomainProof.due_time:type_name -> google.protobuf.Timestamp
+	61,  // 28: sealpost.v1.DomainProof.fail_time:type_name -> google.protobuf.Timestamp
+	61,  // 29: sealpost.v1.DomainProof.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	10,  // 30: sealpost.v1.Proposal.endpoint:type_name -> sealpost.v1.Endpoint
+	61,  // 31: sealpost.v1.Proposal.create_time:type_name -> google.protobuf.Timestamp
+	4,   // 32: sealpost.v1.Redaction.mode:type_name -> sealpost.v1.Redaction.Mode
+	16,  // 33: sealpost.v1.Redaction.mask:type_name -> sealpost.v1.Mask
+	5,   // 34: sealpost.v1.Tls.client_certificate:type_name -> sealpost.v1.Tls.ClientCertificate
+	10,  // 35: sealpost.v1.CreateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	10,  // 36: sealpost.v1.CreateEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	0,   // 37: sealpost.v1.ListEndpointsRequest.state:type_name -> sealpost.v1.Endpoint.State
+	10,  // 38: sealpost.v1.ListEndpointsResponse.endpoints:type_name -> sealpost.v1.Endpoint
+	10,  // 39: sealpost.v1.UpdateEndpointRequest.endpoint:type_name -> sealpost.v1.Endpoint
+	62,  // 40: sealpost.v1.UpdateEndpointRequest.update_mask:type_name -> google.protobuf.FieldMask
+	63,  // 41: sealpost.v1.TestEndpointResponse.attempt:type_name -> sealpost.v1.Attempt
+	50,  // 42: sealpost.v1.TestEndpointResponse.phases:type_name -> sealpost.v1.TestEndpointResponse.Phase
+	10,  // 43: sealpost.v1.VerifyEndpointResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	51,  // 44: sealpost.v1.VerifyEndpointResponse.challenge:type_name -> sealpost.v1.VerifyEndpointResponse.Challenge
+	52,  // 45: sealpost.v1.VerifyEndpointResponse.checks:type_name -> sealpost.v1.VerifyEndpointResponse.Check
+	10,  // 46: sealpost.v1.EndpointReview.endpoint:type_name -> sealpost.v1.Endpoint
+	10,  // 47: sealpost.v1.EndpointReview.approved:type_name -> sealpost.v1.Endpoint
+	53,  // 48: sealpost.v1.EndpointReview.changes:type_name -> sealpost.v1.EndpointReview.Change
+	55,  // 49: sealpost.v1.EndpointReview.samples:type_name -> sealpost.v1.EndpointReview.Sample
+	56,  // 50: sealpost.v1.EndpointReview.server:type_name -> sealpost.v1.EndpointReview.Server
+	0,   // 51: sealpost.v1.ListInventoryRequest.state:type_name -> sealpost.v1.Endpoint.State
+	1,   // 52: sealpost.v1.ListInventoryRequest.environment:type_name -> sealpost.v1.Endpoint.Environment
+	61,  // 53: sealpost.v1.ListInventoryRequest.unused_since:type_name -> google.protobuf.Timestamp
+	40,  // 54: sealpost.v1.ListInventoryResponse.entries:type_name -> sealpost.v1.InventoryEntry
+	1,   // 55: sealpost.v1.InventoryEntry.environment:type_name -> sealpost.v1.Endpoint.Environment
+	0,   // 56: sealpost.v1.InventoryEntry.state:type_name -> sealpost.v1.Endpoint.State
+	61,  // 57: sealpost.v1.InventoryEntry.key_create_time:type_name -> google.protobuf.Timestamp
+	61,  // 58: sealpost.v1.InventoryEntry.client_certificate_expire_time:type_name -> google.protobuf.Timestamp
+	61,  // 59: sealpost.v1.InventoryEntry.server_certificate_expire_time:type_name -> google.protobuf.Timestamp
+	60,  // 60: sealpost.v1.InventoryEntry.token_life:type_name -> google.protobuf.Duration
+	61,  // 61: sealpost.v1.InventoryEntry.create_time:type_name -> google.protobuf.Timestamp
+	61,  // 62: sealpost.v1.InventoryEntry.approve_time:type_name -> google.protobuf.Timestamp
+	61,  // 63: sealpost.v1.InventoryEntry.review_time:type_name -> google.protobuf.Timestamp
+	61,  // 64: sealpost.v1.InventoryEntry.review_due_time:type_name -> google.protobuf.Timestamp
+	13,  // 65: sealpost.v1.InventoryEntry.proof:type_name -> sealpost.v1.DomainProof
+	61,  // 66: sealpost.v1.InventoryEntry.last_use_time:type_name -> google.protobuf.Timestamp
+	0,   // 67: sealpost.v1.EndpointHealth.state:type_name -> sealpost.v1.Endpoint.State
+	9,   // 68: sealpost.v1.EndpointHealth.breaker:type_name -> sealpost.v1.EndpointHealth.Breaker
+	58,  // 69: sealpost.v1.EndpointHealth.open:type_name -> sealpost.v1.EndpointHealth.OpenEntry
+	61,  // 70: sealpost.v1.EndpointHealth.oldest_open_time:type_name -> google.protobuf.Timestamp
+	61,  // 71: sealpost.v1.EndpointHealth.last_delivery_time:type_name -> google.protobuf.Timestamp
+	61,  // 72: sealpost.v1.EndpointHealth.last_failure_time:type_name -> google.protobuf.Timestamp
+	57,  // 73: sealpost.v1.EndpointHealth.spans:type_name -> sealpost.v1.EndpointHealth.Span
+	61,  // 74: sealpost.v1.EndpointHealth.since_time:type_name -> google.protobuf.Timestamp
+	60,  // 75: sealpost.v1.RotateSecretRequest.overlap:type_name -> google.protobuf.Duration
+	10,  // 76: sealpost.v1.RotateSecretResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	10,  // 77: sealpost.v1.ClaimSecretResponse.endpoint:type_name -> sealpost.v1.Endpoint
+	6,   // 78: sealpost.v1.TestEndpointResponse.Phase.name:type_name -> sealpost.v1.TestEndpointResponse.Phase.Name
+	7,   // 79: sealpost.v1.TestEndpointResponse.Phase.outcome:type_name -> sealpost.v1.TestEndpointResponse.Phase.Outcome
+	60,  // 80: sealpost.v1.TestEndpointResponse.Phase.duration:type_name -> google.protobuf.Duration
+	3,   // 81: sealpost.v1.VerifyEndpointResponse.Check.method:type_name -> sealpost.v1.DomainProof.Method
+	8,   // 82: sealpost.v1.EndpointReview.Field.fate:type_name -> sealpost.v1.EndpointReview.Field.Fate
+	64,  // 83: sealpost.v1.EndpointReview.Sample.entry:type_name -> sealpost.v1.EventType
+	54,  // 84: sealpost.v1.EndpointReview.Sample.fields:type_name -> sealpost.v1.EndpointReview.Field
+	61,  // 85: sealpost.v1.EndpointReview.Server.certificate_start_time:type_name -> google.protobuf.Timestamp
+	61,  // 86: sealpost.v1.EndpointReview.Server.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	60,  // 87: sealpost.v1.EndpointHealth.Span.length:type_name -> google.protobuf.Duration
+	60,  // 88: sealpost.v1.EndpointHealth.Span.p50:type_name -> google.protobuf.Duration
+	60,  // 89: sealpost.v1.EndpointHealth.Span.p99:type_name -> google.protobuf.Duration
+	59,  // 90: sealpost.v1.EndpointHealth.Span.failures:type_name -> sealpost.v1.EndpointHealth.Span.FailuresEntry
+	21,  // 91: sealpost.v1.EndpointService.CreateEndpoint:input_type -> sealpost.v1.CreateEndpointRequest
+	23,  // 92: sealpost.v1.EndpointService.GetEndpoint:input_type -> sealpost.v1.GetEndpointRequest
+	24,  // 93: sealpost.v1.EndpointService.ListEndpoints:input_type -> sealpost.v1.ListEndpointsRequest
+	26,  // 94: sealpost.v1.EndpointService.UpdateEndpoint:input_type -> sealpost.v1.UpdateEndpointRequest
+	27,  // 95: sealpost.v1.EndpointService.DeleteEndpoint:input_type -> sealpost.v1.DeleteEndpointRequest
+	34,  // 96: sealpost.v1.EndpointService.VerifyEndpoint:input_type -> sealpost.v1.VerifyEndpointRequest
+	36,  // 97: sealpost.v1.EndpointService.ReviewEndpoint:input_type -> sealpost.v1.ReviewEndpointRequest
+	28,  // 98: sealpost.v1.EndpointService.ApproveEndpoint:input_type -> sealpost.v1.ApproveEndpointRequest
+	29,  // 99: sealpost.v1.EndpointService.RejectEndpoint:input_type -> sealpost.v1.RejectEndpointRequest
+	30,  // 100: sealpost.v1.EndpointService.PauseEndpoint:input_type -> sealpost.v1.PauseEndpointRequest
+	31,  // 101: sealpost.v1.EndpointService.ResumeEndpoint:input_type -> sealpost.v1.ResumeEndpointRequest
+	32,  // 102: sealpost.v1.EndpointService.TestEndpoint:input_type -> sealpost.v1.TestEndpointRequest
+	41,  // 103: sealpost.v1.EndpointService.GetEndpointHealth:input_type -> sealpost.v1.GetEndpointHealthRequest
+	43,  // 104: sealpost.v1.EndpointService.RotateSecret:input_type -> sealpost.v1.RotateSecretRequest
+	45,  // 105: sealpost.v1.EndpointService.ActivateSecret:input_type -> sealpost.v1.ActivateSecretRequest
+	46,  // 106: sealpost.v1.EndpointService.ClaimSecret:input_type -> sealpost.v1.ClaimSecretRequest
+	48,  // 107: sealpost.v1.EndpointService.RevokeSecret:input_type -> sealpost.v1.RevokeSecretRequest
+	49,  // 108: sealpost.v1.EndpointService.RotateClientCertificate:input_type -> sealpost.v1.RotateClientCertificateRequest
+	38,  // 109: sealpost.v1.EndpointService.ListInventory:input_type -> sealpost.v1.ListInventoryRequest
+	22,  // 110: sealpost.v1.EndpointService.CreateEndpoint:output_type -> sealpost.v1.CreateEndpointResponse
+	10,  // 111: sealpost.v1.EndpointService.GetEndpoint:output_type -> sealpost.v1.Endpoint
+	25,  // 112: sealpost.v1.EndpointService.ListEndpoints:output_type -> sealpost.v1.ListEndpointsResponse
+	10,  // 113: sealpost.v1.EndpointService.UpdateEndpoint:output_type -> sealpost.v1.Endpoint
+	65,  // 114: sealpost.v1.EndpointService.DeleteEndpoint:output_type -> google.protobuf.Empty
+	35,  // 115: sealpost.v1.EndpointService.VerifyEndpoint:output_type -> sealpost.v1.VerifyEndpointResponse
+	37,  // 116: sealpost.v1.EndpointService.ReviewEndpoint:output_type -> sealpost.v1.EndpointReview
+	10,  // 117: sealpost.v1.EndpointService.ApproveEndpoint:output_type -> sealpost.v1.Endpoint
+	10,  // 118: sealpost.v1.EndpointService.RejectEndpoint:output_type -> sealpost.v1.Endpoint
+	10,  // 119: sealpost.v1.EndpointService.PauseEndpoint:output_type -> sealpost.v1.Endpoint
+	10,  // 120: sealpost.v1.EndpointService.ResumeEndpoint:output_type -> sealpost.v1.Endpoint
+	33,  // 121: sealpost.v1.EndpointService.TestEndpoint:output_type -> sealpost.v1.TestEndpointResponse
+	42,  // 122: sealpost.v1.EndpointService.GetEndpointHealth:output_type -> sealpost.v1.EndpointHealth
+	44,  // 123: sealpost.v1.EndpointService.RotateSecret:output_type -> sealpost.v1.RotateSecretResponse
+	10,  // 124: sealpost.v1.EndpointService.ActivateSecret:output_type -> sealpost.v1.Endpoint
+	47,  // 125: sealpost.v1.EndpointService.ClaimSecret:output_type -> sealpost.v1.ClaimSecretResponse
+	10,  // 126: sealpost.v1.EndpointService.RevokeSecret:output_type -> sealpost.v1.Endpoint
+	10,  // 127: sealpost.v1.EndpointService.RotateClientCertificate:output_type -> sealpost.v1.Endpoint
+	39,  // 128: sealpost.v1.EndpointService.ListInventory:output_type -> sealpost.v1.ListInventoryResponse
+	110, // [110:129] is the sub-list for method output_type
+	91,  // [91:110] is the sub-list for method input_type
+	91,  // [91:91] is the sub-list for extension type_name
+	91,  // [91:91] is the sub-list for extension extendee
+	0,   // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_endpoint_proto_init() }
@@ -3224,19 +5209,20 @@ func file_sealpost_v1_endpoint_proto_init() {
 		return
 	}
 	file_sealpost_v1_delivery_proto_init()
+	file_sealpost_v1_policy_proto_init()
 	file_sealpost_v1_endpoint_proto_msgTypes[0].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[8].OneofWrappers = []any{}
 	file_sealpost_v1_endpoint_proto_msgTypes[9].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[11].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[25].OneofWrappers = []any{}
-	file_sealpost_v1_endpoint_proto_msgTypes[26].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[10].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[12].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[33].OneofWrappers = []any{}
+	file_sealpost_v1_endpoint_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_endpoint_proto_rawDesc), len(file_sealpost_v1_endpoint_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   35,
+			NumEnums:      10,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,8 @@ const (
 	EndpointService_ListEndpoints_FullMethodName           = "/sealpost.v1.EndpointService/ListEndpoints"
 	EndpointService_UpdateEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/UpdateEndpoint"
 	EndpointService_DeleteEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/DeleteEndpoint"
+	EndpointService_VerifyEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/VerifyEndpoint"
+	EndpointService_ReviewEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/ReviewEndpoint"
 	EndpointService_ApproveEndpoint_FullMethodName         = "/sealpost.v1.EndpointService/ApproveEndpoint"
 	EndpointService_RejectEndpoint_FullMethodName          = "/sealpost.v1.EndpointService/RejectEndpoint"
 	EndpointService_PauseEndpoint_FullMethodName           = "/sealpost.v1.EndpointService/PauseEndpoint"
@@ -36,6 +38,7 @@ const (
 	EndpointService_ClaimSecret_FullMethodName             = "/sealpost.v1.EndpointService/ClaimSecret"
 	EndpointService_RevokeSecret_FullMethodName            = "/sealpost.v1.EndpointService/RevokeSecret"
 	EndpointService_RotateClientCertificate_FullMethodName = "/sealpost.v1.EndpointService/RotateClientCertificate"
+	EndpointService_ListInventory_FullMethodName           = "/sealpost.v1.EndpointService/ListInventory"
 )
 
 // EndpointServiceClient is the client API for EndpointService service.
@@ -52,7 +55,13 @@ type EndpointServiceClient interface {
 	UpdateEndpoint(ctx context.Context, in *UpdateEndpointRequest, opts ...grpc.CallOption) (*Endpoint, error)
 	// Ends an endpoint. Its deliveries that are not settled are cancelled.
 	DeleteEndpoint(ctx context.Context, in *DeleteEndpointRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
-	// Lets a pending endpoint be sent to. The approver is another account than the registrant.
+	// Says what to put where as proof that the endpoint's host is the partner's, and checks it, unless only the instructions are
+	// asked for. One proof is enough. A proof that was not found is an answer, not an error.
+	VerifyEndpoint(ctx context.Context, in *VerifyEndpointRequest, opts ...grpc.CallOption) (*VerifyEndpointResponse, error)
+	// Shows an approver what would leave, where to, and what an approval would change.
+	ReviewEndpoint(ctx context.Context, in *ReviewEndpointRequest, opts ...grpc.CallOption) (*EndpointReview, error)
+	// Lets a pending endpoint be sent to, or a proposed change. Where nothing waits it renews the review, which is due every 90 days. The
+	// approver is another account than the registrant.
 	ApproveEndpoint(ctx context.Context, in *ApproveEndpointRequest, opts ...grpc.CallOption) (*Endpoint, error)
 	// Refuses a pending endpoint.
 	RejectEndpoint(ctx context.Context, in *RejectEndpointRequest, opts ...grpc.CallOption) (*Endpoint, error)
@@ -75,6 +84,9 @@ type EndpointServiceClient interface {
 	RevokeSecret(ctx context.Context, in *RevokeSecretRequest, opts ...grpc.CallOption) (*Endpoint, error)
 	// Has a new client certificate presented to the endpoint from now on, ahead of its renewal. Requests in flight end as they would.
 	RotateClientCertificate(ctx context.Context, in *RotateClientCertificateRequest, opts ...grpc.CallOption) (*Endpoint, error)
+	// The integrations with what an audit asks of each: owner, purpose, data scope, authentication, approval, reviews, use. Over REST
+	// it is CSV where that is accepted: text/csv.
+	ListInventory(ctx context.Context, in *ListInventoryRequest, opts ...grpc.CallOption) (*ListInventoryResponse, error)
 }
 
 type endpointServiceClient struct {
@@ -129,6 +141,26 @@ func (c *endpointServiceClient) DeleteEndpoint(ctx context.Context, in *DeleteEn
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
 	err := c.cc.Invoke(ctx, EndpointService_DeleteEndpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) VerifyEndpoint(ctx context.Context, in *VerifyEndpointRequest, opts ...grpc.CallOption) (*VerifyEndpointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyEndpointResponse)
+	err := c.cc.Invoke(ctx, EndpointService_VerifyEndpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *endpointServiceClient) ReviewEndpoint(ctx context.Context, in *ReviewEndpointRequest, opts ...grpc.CallOption) (*EndpointReview, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndpointReview)
+	err := c.cc.Invoke(ctx, EndpointService_ReviewEndpoint_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -245,6 +277,16 @@ func (c *endpointServiceClient) RotateClientCertificate(ctx context.Context, in 
 	return out, nil
 }
 
+func (c *endpointServiceClient) ListInventory(ctx context.Context, in *ListInventoryRequest, opts ...grpc.CallOption) (*ListInventoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListInventoryResponse)
+	err := c.cc.Invoke(ctx, EndpointService_ListInventory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EndpointServiceServer is the server API for EndpointService service.
 // All implementations must embed UnimplementedEndpointServiceServer
 // for forward compatibility.
@@ -259,7 +301,13 @@ type EndpointServiceServer interface {
 	UpdateEndpoint(context.Context, *UpdateEndpointRequest) (*Endpoint, error)
 	// Ends an endpoint. Its deliveries that are not settled are cancelled.
 	DeleteEndpoint(context.Context, *DeleteEndpointRequest) (*emptypb.Empty, error)
-	// Lets a pending endpoint be sent to. The approver is another account than the registrant.
+	// Says what to put where as proof that the endpoint's host is the partner's, and checks it, unless only the instructions are
+	// asked for. One proof is enough. A proof that was not found is an answer, not an error.
+	VerifyEndpoint(context.Context, *VerifyEndpointRequest) (*VerifyEndpointResponse, error)
+	// Shows an approver what would leave, where to, and what an approval would change.
+	ReviewEndpoint(context.Context, *ReviewEndpointRequest) (*EndpointReview, error)
+	// Lets a pending endpoint be sent to, or a proposed change. Where nothing waits it renews the review, which is due every 90 days. The
+	// approver is another account than the registrant.
 	ApproveEndpoint(context.Context, *ApproveEndpointRequest) (*Endpoint, error)
 	// Refuses a pending endpoint.
 	RejectEndpoint(context.Context, *RejectEndpointRequest) (*Endpoint, error)
@@ -282,6 +330,9 @@ type EndpointServiceServer interface {
 	RevokeSecret(context.Context, *RevokeSecretRequest) (*Endpoint, error)
 	// Has a new client certificate presented to the endpoint from now on, ahead of its renewal. Requests in flight end as they would.
 	RotateClientCertificate(context.Context, *RotateClientCertificateRequest) (*Endpoint, error)
+	// The integrations with what an audit asks of each: owner, purpose, data scope, authentication, approval, reviews, use. Over REST
+	// it is CSV where that is accepted: text/csv.
+	ListInventory(context.Context, *ListInventoryRequest) (*ListInventoryResponse, error)
 	mustEmbedUnimplementedEndpointServiceServer()
 }
 
@@ -306,6 +357,12 @@ func (UnimplementedEndpointServiceServer) UpdateEndpoint(context.Context, *Updat
 }
 func (UnimplementedEndpointServiceServer) DeleteEndpoint(context.Context, *DeleteEndpointRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteEndpoint not implemented")
+}
+func (UnimplementedEndpointServiceServer) VerifyEndpoint(context.Context, *VerifyEndpointRequest) (*VerifyEndpointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyEndpoint not implemented")
+}
+func (UnimplementedEndpointServiceServer) ReviewEndpoint(context.Context, *ReviewEndpointRequest) (*EndpointReview, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReviewEndpoint not implemented")
 }
 func (UnimplementedEndpointServiceServer) ApproveEndpoint(context.Context, *ApproveEndpointRequest) (*Endpoint, error) {
 	return nil, status.Error(codes.Unimplemented, "method ApproveEndpoint not implemented")
@@ -339,6 +396,9 @@ func (UnimplementedEndpointServiceServer) RevokeSecret(context.Context, *RevokeS
 }
 func (UnimplementedEndpointServiceServer) RotateClientCertificate(context.Context, *RotateClientCertificateRequest) (*Endpoint, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateClientCertificate not implemented")
+}
+func (UnimplementedEndpointServiceServer) ListInventory(context.Context, *ListInventoryRequest) (*ListInventoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListInventory not implemented")
 }
 func (UnimplementedEndpointServiceServer) mustEmbedUnimplementedEndpointServiceServer() {}
 func (UnimplementedEndpointServiceServer) testEmbeddedByValue()                         {}
@@ -447,6 +507,42 @@ func _EndpointService_DeleteEndpoint_Handler(srv interface{}, ctx context.Contex
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EndpointServiceServer).DeleteEndpoint(ctx, req.(*DeleteEndpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_VerifyEndpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyEndpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).VerifyEndpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_VerifyEndpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).VerifyEndpoint(ctx, req.(*VerifyEndpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _EndpointService_ReviewEndpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReviewEndpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).ReviewEndpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_ReviewEndpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).ReviewEndpoint(ctx, req.(*ReviewEndpointRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -649,6 +745,24 @@ func _EndpointService_RotateClientCertificate_Handler(srv interface{}, ctx conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EndpointService_ListInventory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListInventoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EndpointServiceServer).ListInventory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EndpointService_ListInventory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EndpointServiceServer).ListInventory(ctx, req.(*ListInventoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // EndpointService_ServiceDesc is the grpc.ServiceDesc for EndpointService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -675,6 +789,14 @@ var EndpointService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteEndpoint",
 			Handler:    _EndpointService_DeleteEndpoint_Handler,
+		},
+		{
+			MethodName: "VerifyEndpoint",
+			Handler:    _EndpointService_VerifyEndpoint_Handler,
+		},
+		{
+			MethodName: "ReviewEndpoint",
+			Handler:    _EndpointService_ReviewEndpoint_Handler,
 		},
 		{
 			MethodName: "ApproveEndpoint",
@@ -719,6 +841,10 @@ var EndpointService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RotateClientCertificate",
 			Handler:    _EndpointService_RotateClientCertificate_Handler,
+		},
+		{
+			MethodName: "ListInventory",
+			Handler:    _EndpointService_ListInventory_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -97,7 +97,9 @@ type Event struct {
 	// Output only. When it was accepted.
 	AcceptTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=accept_time,json=acceptTime,proto3" json:"accept_time,omitempty"`
 	// Output only. Whether an endpoint was to have it. Absent while it is not routed yet.
-	Matched       *bool `protobuf:"varint,8,opt,name=matched,proto3,oneof" json:"matched,omitempty"`
+	Matched *bool `protobuf:"varint,8,opt,name=matched,proto3,oneof" json:"matched,omitempty"`
+	// It tells of nothing that happened. Sandbox endpoints get synthetic events alone, all others none.
+	Synthetic     bool `protobuf:"varint,9,opt,name=synthetic,proto3" json:"synthetic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +186,13 @@ func (x *Event) GetAcceptTime() *timestamppb.Timestamp {
 func (x *Event) GetMatched() bool {
 	if x != nil && x.Matched != nil {
 		return *x.Matched
+	}
+	return false
+}
+
+func (x *Event) GetSynthetic() bool {
+	if x != nil {
+		return x.Synthetic
 	}
 	return false
 }
@@ -834,7 +843,7 @@ var File_sealpost_v1_event_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x17sealpost/v1/event.proto\x12\vsealpost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sealpost/v1/error.proto\x1a\x1bsealpost/v1/operation.proto\"\x89\x02\n" +
+	"\x17sealpost/v1/event.proto\x12\vsealpost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sealpost/v1/error.proto\x1a\x1bsealpost/v1/operation.proto\"\xa7\x02\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -844,7 +853,8 @@ const file_sealpost_v1_event_proto_rawDesc = "" +
 	"\x04data\x18\x06 \x01(\fR\x04data\x12;\n" +
 	"\vaccept_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"acceptTime\x12\x1d\n" +
-	"\amatched\x18\b \x01(\bH\x00R\amatched\x88\x01\x01B\n" +
+	"\amatched\x18\b \x01(\bH\x00R\amatched\x88\x01\x01\x12\x1c\n" +
+	"\tsynthetic\x18\t \x01(\bR\tsyntheticB\n" +
 	"\n" +
 	"\b_matched\"d\n" +
 	"\x13PublishEventRequest\x12(\n" +

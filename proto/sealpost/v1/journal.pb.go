@@ -75,7 +75,7 @@ func (x AuditRecord_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AuditRecord_Outcome.Descriptor instead.
 func (AuditRecord_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{13, 0}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // A record of an EVENTS log.
@@ -88,7 +88,9 @@ type EventRecord struct {
 	Time    int64                  `protobuf:"varint,5,opt,name=time,proto3" json:"time,omitempty"`
 	Subject string                 `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
 	// One JSON value as it was published.
-	Data          []byte `protobuf:"bytes,7,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `protobuf:"bytes,7,opt,name=data,proto3" json:"data,omitempty"`
+	// It tells of nothing that happened.
+	Synthetic     bool `protobuf:"varint,8,opt,name=synthetic,proto3" json:"synthetic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,6 +172,13 @@ func (x *EventRecord) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *EventRecord) GetSynthetic() bool {
+	if x != nil {
+		return x.Synthetic
+	}
+	return false
 }
 
 // A record of an OUTCOMES log: what changed within a moment, in its order.
@@ -751,8 +760,15 @@ type EndpointRecord struct {
 	RotationOverlap int64 `protobuf:"varint,81,opt,name=rotation_overlap,json=rotationOverlap,proto3" json:"rotation_overlap,omitempty"`
 	// Client certificates from before are no longer presented.
 	CertificateTime int64 `protobuf:"varint,82,opt,name=certificate_time,json=certificateTime,proto3" json:"certificate_time,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of records from before there was one, PRODUCTION.
+	Environment string       `protobuf:"bytes,46,opt,name=environment,proto3" json:"environment,omitempty"`
+	DataScope   []string     `protobuf:"bytes,47,rep,name=data_scope,json=dataScope,proto3" json:"data_scope,omitempty"`
+	Proof       *ProofRecord `protobuf:"bytes,48,opt,name=proof,proto3" json:"proof,omitempty"`
+	// The last review, and who made it.
+	ReviewTime    int64  `protobuf:"varint,49,opt,name=review_time,json=reviewTime,proto3" json:"review_time,omitempty"`
+	Reviewer      string `protobuf:"bytes,50,opt,name=reviewer,proto3" json:"reviewer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EndpointRecord) Reset() {
@@ -1135,6 +1151,244 @@ func (x *EndpointRecord) GetCertificateTime() int64 {
 	return 0
 }
 
+func (x *EndpointRecord) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *EndpointRecord) GetDataScope() []string {
+	if x != nil {
+		return x.DataScope
+	}
+	return nil
+}
+
+func (x *EndpointRecord) GetProof() *ProofRecord {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *EndpointRecord) GetReviewTime() int64 {
+	if x != nil {
+		return x.ReviewTime
+	}
+	return 0
+}
+
+func (x *EndpointRecord) GetReviewer() string {
+	if x != nil {
+		return x.Reviewer
+	}
+	return ""
+}
+
+// The proof that a host is the partner's.
+type ProofRecord struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Host     string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Method   string                 `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	Time     int64                  `protobuf:"varint,3,opt,name=time,proto3" json:"time,omitempty"`
+	DueTime  int64                  `protobuf:"varint,4,opt,name=due_time,json=dueTime,proto3" json:"due_time,omitempty"`
+	FailTime int64                  `protobuf:"varint,5,opt,name=fail_time,json=failTime,proto3" json:"fail_time,omitempty"`
+	// SHA-256 of the public key that signed, of a certificate challenge.
+	Key                   []byte `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	CertificateExpireTime int64  `protobuf:"varint,7,opt,name=certificate_expire_time,json=certificateExpireTime,proto3" json:"certificate_expire_time,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *ProofRecord) Reset() {
+	*x = ProofRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProofRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProofRecord) ProtoMessage() {}
+
+func (x *ProofRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProofRecord.ProtoReflect.Descriptor instead.
+func (*ProofRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProofRecord) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ProofRecord) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ProofRecord) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *ProofRecord) GetDueTime() int64 {
+	if x != nil {
+		return x.DueTime
+	}
+	return 0
+}
+
+func (x *ProofRecord) GetFailTime() int64 {
+	if x != nil {
+		return x.FailTime
+	}
+	return 0
+}
+
+func (x *ProofRecord) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ProofRecord) GetCertificateExpireTime() int64 {
+	if x != nil {
+		return x.CertificateExpireTime
+	}
+	return 0
+}
+
+// An entry of the event type catalogue, in the ENDPOINTS bucket.
+type EventTypeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	Sensitivity   string                 `protobuf:"bytes,4,opt,name=sensitivity,proto3" json:"sensitivity,omitempty"`
+	Leaving       string                 `protobuf:"bytes,5,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Description   string                 `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	Example       string                 `protobuf:"bytes,7,opt,name=example,proto3" json:"example,omitempty"`
+	UpdateTime    int64                  `protobuf:"varint,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	Author        string                 `protobuf:"bytes,9,opt,name=author,proto3" json:"author,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventTypeRecord) Reset() {
+	*x = EventTypeRecord{}
+	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventTypeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventTypeRecord) ProtoMessage() {}
+
+func (x *EventTypeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventTypeRecord.ProtoReflect.Descriptor instead.
+func (*EventTypeRecord) Descriptor() ([]byte, []int) {
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *EventTypeRecord) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *EventTypeRecord) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *EventTypeRecord) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *EventTypeRecord) GetSensitivity() string {
+	if x != nil {
+		return x.Sensitivity
+	}
+	return ""
+}
+
+func (x *EventTypeRecord) GetLeaving() string {
+	if x != nil {
+		return x.Leaving
+	}
+	return ""
+}
+
+func (x *EventTypeRecord) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *EventTypeRecord) GetExample() string {
+	if x != nil {
+		return x.Example
+	}
+	return ""
+}
+
+func (x *EventTypeRecord) GetUpdateTime() int64 {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return 0
+}
+
+func (x *EventTypeRecord) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
 type MaskRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -1145,7 +1399,7 @@ type MaskRecord struct {
 
 func (x *MaskRecord) Reset() {
 	*x = MaskRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1411,7 @@ func (x *MaskRecord) String() string {
 func (*MaskRecord) ProtoMessage() {}
 
 func (x *MaskRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[6]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1424,7 @@ func (x *MaskRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskRecord.ProtoReflect.Descriptor instead.
 func (*MaskRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{6}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MaskRecord) GetPath() string {
@@ -1198,7 +1452,7 @@ type HeaderRecord struct {
 
 func (x *HeaderRecord) Reset() {
 	*x = HeaderRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1464,7 @@ func (x *HeaderRecord) String() string {
 func (*HeaderRecord) ProtoMessage() {}
 
 func (x *HeaderRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[7]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1477,7 @@ func (x *HeaderRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderRecord.ProtoReflect.Descriptor instead.
 func (*HeaderRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{7}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeaderRecord) GetName() string {
@@ -1264,7 +1518,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1530,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[8]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1543,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{8}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *KeyRecord) GetId() string {
@@ -1385,7 +1639,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1651,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[9]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1664,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{9}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TokenRecord) GetVersion() uint32 {
@@ -1557,7 +1811,7 @@ type AccountRecord struct {
 
 func (x *AccountRecord) Reset() {
 	*x = AccountRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1823,7 @@ func (x *AccountRecord) String() string {
 func (*AccountRecord) ProtoMessage() {}
 
 func (x *AccountRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[10]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1836,7 @@ func (x *AccountRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountRecord.ProtoReflect.Descriptor instead.
 func (*AccountRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{10}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AccountRecord) GetVersion() uint32 {
@@ -1706,7 +1960,7 @@ type CertificateRecord struct {
 
 func (x *CertificateRecord) Reset() {
 	*x = CertificateRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1972,7 @@ func (x *CertificateRecord) String() string {
 func (*CertificateRecord) ProtoMessage() {}
 
 func (x *CertificateRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[11]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1985,7 @@ func (x *CertificateRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateRecord.ProtoReflect.Descriptor instead.
 func (*CertificateRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{11}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CertificateRecord) GetVersion() uint32 {
@@ -1837,7 +2091,7 @@ type UseRecord struct {
 
 func (x *UseRecord) Reset() {
 	*x = UseRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +2103,7 @@ func (x *UseRecord) String() string {
 func (*UseRecord) ProtoMessage() {}
 
 func (x *UseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[12]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +2116,7 @@ func (x *UseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseRecord.ProtoReflect.Descriptor instead.
 func (*UseRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{12}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UseRecord) GetVersion() uint32 {
@@ -1926,7 +2180,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[13]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2192,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[13]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2205,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{13}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AuditRecord) GetVersion() uint32 {
@@ -2137,7 +2391,7 @@ type OperationRecord struct {
 
 func (x *OperationRecord) Reset() {
 	*x = OperationRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[14]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2403,7 @@ func (x *OperationRecord) String() string {
 func (*OperationRecord) ProtoMessage() {}
 
 func (x *OperationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[14]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2416,7 @@ func (x *OperationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationRecord.ProtoReflect.Descriptor instead.
 func (*OperationRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{14}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OperationRecord) GetVersion() uint32 {
@@ -2332,7 +2586,7 @@ type ErasureRecord struct {
 
 func (x *ErasureRecord) Reset() {
 	*x = ErasureRecord{}
-	mi := &file_sealpost_v1_journal_proto_msgTypes[15]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2598,7 @@ func (x *ErasureRecord) String() string {
 func (*ErasureRecord) ProtoMessage() {}
 
 func (x *ErasureRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sealpost_v1_journal_proto_msgTypes[15]
+	mi := &file_sealpost_v1_journal_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2611,7 @@ func (x *ErasureRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureRecord.ProtoReflect.Descriptor instead.
 func (*ErasureRecord) Descriptor() ([]byte, []int) {
-	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{15}
+	return file_sealpost_v1_journal_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ErasureRecord) GetVersion() uint32 {
@@ -2413,7 +2667,7 @@ var File_sealpost_v1_journal_proto protoreflect.FileDescriptor
 
 const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x19sealpost/v1/journal.proto\x12\vsealpost.v1\"\xa5\x01\n" +
+	"\x19sealpost/v1/journal.proto\x12\vsealpost.v1\"\xc3\x01\n" +
 	"\vEventRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x0e\n" +
@@ -2421,7 +2675,8 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\x04type\x18\x04 \x01(\tR\x04type\x12\x12\n" +
 	"\x04time\x18\x05 \x01(\x03R\x04time\x12\x18\n" +
 	"\asubject\x18\x06 \x01(\tR\asubject\x12\x12\n" +
-	"\x04data\x18\a \x01(\fR\x04data\"H\n" +
+	"\x04data\x18\a \x01(\fR\x04data\x12\x1c\n" +
+	"\tsynthetic\x18\b \x01(\bR\tsynthetic\"H\n" +
 	"\x0eOutcomesRecord\x126\n" +
 	"\boutcomes\x18\x01 \x03(\v2\x1a.sealpost.v1.OutcomeRecordR\boutcomes\"\xdc\x04\n" +
 	"\rOutcomeRecord\x12\x18\n" +
@@ -2483,7 +2738,7 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\vbody_sha256\x18\x13 \x01(\tR\n" +
 	"bodySha256\x12#\n" +
 	"\rresponse_body\x18\x14 \x01(\fR\fresponseBody\x12#\n" +
-	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xa9\r\n" +
+	"\rresponse_size\x18\x15 \x01(\x03R\fresponseSize\"\xd7\x0e\n" +
 	"\x0eEndpointRecord\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -2548,7 +2803,33 @@ const file_sealpost_v1_journal_proto_rawDesc = "" +
 	"\x0econtained_from\x18< \x01(\tR\rcontainedFrom\x12%\n" +
 	"\x0erotation_every\x18P \x01(\x03R\rrotationEvery\x12)\n" +
 	"\x10rotation_overlap\x18Q \x01(\x03R\x0frotationOverlap\x12)\n" +
-	"\x10certificate_time\x18R \x01(\x03R\x0fcertificateTime\"=\n" +
+	"\x10certificate_time\x18R \x01(\x03R\x0fcertificateTime\x12 \n" +
+	"\venvironment\x18. \x01(\tR\venvironment\x12\x1d\n" +
+	"\n" +
+	"data_scope\x18/ \x03(\tR\tdataScope\x12.\n" +
+	"\x05proof\x180 \x01(\v2\x18.sealpost.v1.ProofRecordR\x05proof\x12\x1f\n" +
+	"\vreview_time\x181 \x01(\x03R\n" +
+	"reviewTime\x12\x1a\n" +
+	"\breviewer\x182 \x01(\tR\breviewer\"\xcf\x01\n" +
+	"\vProofRecord\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
+	"\x04time\x18\x03 \x01(\x03R\x04time\x12\x19\n" +
+	"\bdue_time\x18\x04 \x01(\x03R\adueTime\x12\x1b\n" +
+	"\tfail_time\x18\x05 \x01(\x03R\bfailTime\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\fR\x03key\x126\n" +
+	"\x17certificate_expire_time\x18\a \x01(\x03R\x15certificateExpireTime\"\x88\x02\n" +
+	"\x0fEventTypeRecord\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12 \n" +
+	"\vsensitivity\x18\x04 \x01(\tR\vsensitivity\x12\x18\n" +
+	"\aleaving\x18\x05 \x01(\tR\aleaving\x12 \n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription\x12\x18\n" +
+	"\aexample\x18\a \x01(\tR\aexample\x12\x1f\n" +
+	"\vupdate_time\x18\b \x01(\x03R\n" +
+	"updateTime\x12\x16\n" +
+	"\x06author\x18\t \x01(\tR\x06author\"=\n" +
 	"\n" +
 	"MaskRecord\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1b\n" +
@@ -2713,7 +2994,7 @@ func file_sealpost_v1_journal_proto_rawDescGZIP() []byte {
 }
 
 var file_sealpost_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sealpost_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_sealpost_v1_journal_proto_goTypes = []any{
 	(AuditRecord_Outcome)(0),  // 0: sealpost.v1.AuditRecord.Outcome
 	(*EventRecord)(nil),       // 1: sealpost.v1.EventRecord
@@ -2722,33 +3003,36 @@ var file_sealpost_v1_journal_proto_goTypes = []any{
 	(*ProgressRecord)(nil),    // 4: sealpost.v1.ProgressRecord
 	(*AttemptRecord)(nil),     // 5: sealpost.v1.AttemptRecord
 	(*EndpointRecord)(nil),    // 6: sealpost.v1.EndpointRecord
-	(*MaskRecord)(nil),        // 7: sealpost.v1.MaskRecord
-	(*HeaderRecord)(nil),      // 8: sealpost.v1.HeaderRecord
-	(*KeyRecord)(nil),         // 9: sealpost.v1.KeyRecord
-	(*TokenRecord)(nil),       // 10: sealpost.v1.TokenRecord
-	(*AccountRecord)(nil),     // 11: sealpost.v1.AccountRecord
-	(*CertificateRecord)(nil), // 12: sealpost.v1.CertificateRecord
-	(*UseRecord)(nil),         // 13: sealpost.v1.UseRecord
-	(*AuditRecord)(nil),       // 14: sealpost.v1.AuditRecord
-	(*OperationRecord)(nil),   // 15: sealpost.v1.OperationRecord
-	(*ErasureRecord)(nil),     // 16: sealpost.v1.ErasureRecord
-	nil,                       // 17: sealpost.v1.AuditRecord.DetailEntry
+	(*ProofRecord)(nil),       // 7: sealpost.v1.ProofRecord
+	(*EventTypeRecord)(nil),   // 8: sealpost.v1.EventTypeRecord
+	(*MaskRecord)(nil),        // 9: sealpost.v1.MaskRecord
+	(*HeaderRecord)(nil),      // 10: sealpost.v1.HeaderRecord
+	(*KeyRecord)(nil),         // 11: sealpost.v1.KeyRecord
+	(*TokenRecord)(nil),       // 12: sealpost.v1.TokenRecord
+	(*AccountRecord)(nil),     // 13: sealpost.v1.AccountRecord
+	(*CertificateRecord)(nil), // 14: sealpost.v1.CertificateRecord
+	(*UseRecord)(nil),         // 15: sealpost.v1.UseRecord
+	(*AuditRecord)(nil),       // 16: sealpost.v1.AuditRecord
+	(*OperationRecord)(nil),   // 17: sealpost.v1.OperationRecord
+	(*ErasureRecord)(nil),     // 18: sealpost.v1.ErasureRecord
+	nil,                       // 19: sealpost.v1.AuditRecord.DetailEntry
 }
 var file_sealpost_v1_journal_proto_depIdxs = []int32{
 	3,  // 0: sealpost.v1.OutcomesRecord.outcomes:type_name -> sealpost.v1.OutcomeRecord
 	4,  // 1: sealpost.v1.OutcomeRecord.progress:type_name -> sealpost.v1.ProgressRecord
 	5,  // 2: sealpost.v1.OutcomeRecord.attempt:type_name -> sealpost.v1.AttemptRecord
-	7,  // 3: sealpost.v1.EndpointRecord.redaction_mask:type_name -> sealpost.v1.MaskRecord
-	8,  // 4: sealpost.v1.EndpointRecord.headers:type_name -> sealpost.v1.HeaderRecord
-	9,  // 5: sealpost.v1.EndpointRecord.keys:type_name -> sealpost.v1.KeyRecord
+	9,  // 3: sealpost.v1.EndpointRecord.redaction_mask:type_name -> sealpost.v1.MaskRecord
+	10, // 4: sealpost.v1.EndpointRecord.headers:type_name -> sealpost.v1.HeaderRecord
+	11, // 5: sealpost.v1.EndpointRecord.keys:type_name -> sealpost.v1.KeyRecord
 	6,  // 6: sealpost.v1.EndpointRecord.proposed:type_name -> sealpost.v1.EndpointRecord
-	0,  // 7: sealpost.v1.AuditRecord.outcome:type_name -> sealpost.v1.AuditRecord.Outcome
-	17, // 8: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	7,  // 7: sealpost.v1.EndpointRecord.proof:type_name -> sealpost.v1.ProofRecord
+	0,  // 8: sealpost.v1.AuditRecord.outcome:type_name -> sealpost.v1.AuditRecord.Outcome
+	19, // 9: sealpost.v1.AuditRecord.detail:type_name -> sealpost.v1.AuditRecord.DetailEntry
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_sealpost_v1_journal_proto_init() }
@@ -2762,7 +3046,7 @@ func file_sealpost_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealpost_v1_journal_proto_rawDesc), len(file_sealpost_v1_journal_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

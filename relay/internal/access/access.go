@@ -54,6 +54,8 @@ const (
 	TokensRead       Scope = "tokens.read"      // what is kept of tokens and certificates
 	TokensWrite      Scope = "tokens.write"     // create and rotate tokens, issue certificates
 	TokensRevoke     Scope = "tokens.revoke"    // end tokens and certificates
+	PolicyRead       Scope = "policy.read"
+	PolicyWrite      Scope = "policy.write" // what may leave at all
 	SystemBackup     Scope = "system.backup"
 	AuditRead        Scope = "audit.read"   // list, watch, prove, export
 	AuditAccept      Scope = "audit.accept" // that the log is not what its checkpoints say
@@ -62,12 +64,12 @@ const (
 // roleScopes is the most that each role's accounts can have, and what they have unless fewer are asked for.
 var roleScopes = map[Role][]Scope{
 	Operator: {EventsPublish, EventsRead, EventsPreview, EventsErase, EndpointsRead, EndpointsWrite, EndpointsOperate, EndpointsApprove,
-		IncidentsContain, DeliveriesRead, DeliveriesSteer, AccountsRead, AccountsWrite, AccountsDisable, TokensRead, TokensWrite, TokensRevoke, SystemBackup, AuditRead, AuditAccept},
+		IncidentsContain, DeliveriesRead, DeliveriesSteer, AccountsRead, AccountsWrite, AccountsDisable, TokensRead, TokensWrite, TokensRevoke, PolicyRead, PolicyWrite, SystemBackup, AuditRead, AuditAccept},
 	Publisher: {EventsPublish, EventsRead, EventsPreview, DeliveriesRead},
 	Partner:   {EndpointsRead, EndpointsWrite, EndpointsOperate, DeliveriesRead, DeliveriesSteer},
 	Security: {EventsPreview, EndpointsRead, EndpointsOperate, EndpointsApprove, IncidentsContain, DeliveriesRead,
-		AccountsRead, AccountsDisable, TokensRead, TokensRevoke, AuditRead},
-	Auditor: {EndpointsRead, DeliveriesRead, AccountsRead, TokensRead, AuditRead},
+		AccountsRead, AccountsDisable, TokensRead, TokensRevoke, PolicyRead, PolicyWrite, AuditRead},
+	Auditor: {EndpointsRead, DeliveriesRead, AccountsRead, TokensRead, PolicyRead, AuditRead},
 }
 
 // Roles lists them.

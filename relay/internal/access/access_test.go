@@ -218,8 +218,8 @@ func TestRolesAndScopes(t *testing.T) {
 		Publisher: {EventsPublish, EventsRead, EventsPreview, DeliveriesRead},
 		Partner:   {EndpointsRead, EndpointsWrite, EndpointsOperate, DeliveriesRead, DeliveriesSteer},
 		Security: {EventsPreview, EndpointsRead, EndpointsOperate, EndpointsApprove, IncidentsContain, DeliveriesRead,
-			AccountsRead, AccountsDisable, TokensRead, TokensRevoke, AuditRead},
-		Auditor: {EndpointsRead, DeliveriesRead, AccountsRead, TokensRead, AuditRead},
+			AccountsRead, AccountsDisable, TokensRead, TokensRevoke, AuditRead, PolicyRead, PolicyWrite},
+		Auditor: {EndpointsRead, DeliveriesRead, AccountsRead, TokensRead, AuditRead, PolicyRead},
 		"":      nil, "ADMIN": nil,
 	}
 	for role, scopes := range want {

@@ -42,11 +42,13 @@ const (
 	KeyMade             Kind = "sealpost.key.made"             // the schedule made an endpoint's next signing key; a shared secret has to be claimed
 	KeyActivated        Kind = "sealpost.key.activated"        // the next key signs from now on
 	KeyUnclaimed        Kind = "sealpost.key.unclaimed"        // nobody claimed the next key's secret by its time: the old key stays in use
+	ProofFailing        Kind = "sealpost.proof.failing"        // an endpoint's host cannot be proven again; it is suspended when its proof ends
+	ReviewOverdue       Kind = "sealpost.review.overdue"       // an endpoint in force was not reviewed in time
 )
 
 // Kinds lists them.
 func Kinds() []Kind {
-	return []Kind{EndpointSuspended, DeliveryDead, BreakerOpened, BreakerClosed, JournalShort, DiskShort, ViewBehind, PartitionFailing,
+	return []Kind{EndpointSuspended, ProofFailing, ReviewOverdue, DeliveryDead, BreakerOpened, BreakerClosed, JournalShort, DiskShort, ViewBehind, PartitionFailing,
 		AuditBroken, AuditUnpublished,
 		CertificateExpiring, KeyMade, KeyActivated, KeyUnclaimed}
 }

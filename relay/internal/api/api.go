@@ -38,6 +38,7 @@ type Options struct {
 	Events     Events
 	Endpoints  Endpoints
 	Incidents  Incidents
+	EventTypes EventTypes
 	Deliveries Deliveries
 	Operations Operations
 	Access     Access
@@ -74,7 +75,7 @@ type Server struct {
 
 // New makes both faces. Nothing listens yet.
 func New(o Options) (*Server, error) {
-	if o.Auth == nil || o.Noter == nil || o.Events == nil || o.Endpoints == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Access == nil || o.System == nil || o.Audit == nil {
+	if o.Auth == nil || o.Noter == nil || o.Events == nil || o.Endpoints == nil || o.EventTypes == nil || o.Incidents == nil || o.Deliveries == nil || o.Operations == nil || o.Access == nil || o.System == nil || o.Audit == nil {
 		return nil, errors.New("api: a part is missing")
 	}
 	if o.MaxDataBytes <= 0 {
@@ -89,7 +90,7 @@ func New(o Options) (*Server, error) {
 	m, err := newMetrics(o.Registerer, []*grpc.ServiceDesc{
 		&sealpostv1.EventService_ServiceDesc, &sealpostv1.EndpointService_ServiceDesc, &sealpostv1.IncidentService_ServiceDesc,
 		&sealpostv1.DeliveryService_ServiceDesc, &sealpostv1.OperationService_ServiceDesc, &sealpostv1.AccessService_ServiceDesc,
-		&sealpostv1.SystemService_ServiceDesc, &sealpostv1.AuditService_ServiceDesc,
+		&sealpostv1.SystemService_ServiceDesc, &sealpostv1.AuditService_ServiceDesc, &sealpostv1.PolicyService_ServiceDesc,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("api: register metrics: %w", err)
@@ -113,6 +114,7 @@ func New(o Options) (*Server, error) {
 		sealpostv1.RegisterEventServiceServer(r, &eventService{events: o.Events, metrics: m, closing: s.closing})
 		sealpostv1.RegisterEndpointServiceServer(r, &endpointService{endpoints: o.Endpoints})
 		sealpostv1.RegisterIncidentServiceServer(r, &incidentService{incidents: o.Incidents})
+		sealpostv1.RegisterPolicyServiceServer(r, &policyService{types: o.EventTypes})
 		sealpostv1.RegisterDeliveryServiceServer(r, &deliveryService{deliveries: o.Deliveries, operations: o.Operations, closing: s.closing})
 		sealpostv1.RegisterOperationServiceServer(r, &operationService{operations: o.Operations})
 		sealpostv1.RegisterAccessServiceServer(r, &accessService{access: o.Access})

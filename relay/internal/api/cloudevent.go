@@ -27,7 +27,8 @@ const cloudEventType = "application/cloudevents+json"
 //   - type is lower-cased, and what a type cannot hold becomes "_";
 //   - an id that an event cannot have is replaced by "ce_" and a hash of it, the same for the same id;
 //   - data is taken byte for byte; data_base64 must hold JSON; where there is neither, data is null;
-//   - extension attributes and dataschema are checked for their form and not kept.
+//   - the extension attribute synthetic, true or "true", makes it a synthetic event;
+//   - other extension attributes and dataschema are checked for their form and not kept.
 //
 // CloudEvents lets two sources use one id. Here ids are unique in a tenant: of two events with one id and other content,
 // the second is refused, never taken for the first.
@@ -61,6 +62,13 @@ func parseCloudEvent(raw []byte) (*sealpostv1.Event, error) {
 			bad.Add("time", "must be a time as in RFC 3339, such as 2026-01-02T03:04:05Z")
 		}
 		event.Time = timestamppb.New(at)
+	}
+	switch a.text["synthetic"] {
+	case "", "false":
+	case "true":
+		event.Synthetic = true
+	default:
+		bad.Add("synthetic", "must be true or false")
 	}
 	event.Data = a.content(&bad)
 	return event, bad.Err()
@@ -125,6 +133,8 @@ func (a *attributes) set(name string, value jsontext.Value, raw []byte) {
 			a.text[name] = string(text)
 		}
 	case kind == 'n':
+	case name == "synthetic" && (kind == 't' || kind == 'f'):
+		a.text[name] = string(value)
 	case coreAttribute(name):
 		a.bad.Add(name, "must be a string")
 	case kind == '{' || kind == '[':

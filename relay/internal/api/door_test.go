@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ import (
 	"github.com/sealpost/sealpost/relay/internal/access"
 	"github.com/sealpost/sealpost/relay/internal/audit"
 	"github.com/sealpost/sealpost/relay/internal/control"
+	"github.com/sealpost/sealpost/relay/internal/onboard"
 	"github.com/sealpost/sealpost/relay/internal/operation"
 	"github.com/sealpost/sealpost/relay/internal/redact"
 	"github.com/sealpost/sealpost/relay/internal/registry"
@@ -41,6 +43,7 @@ var (
 	_ Deliveries    = (*control.Control)(nil)
 	_ Access        = (*control.Control)(nil)
 	_ Audit         = (*control.Control)(nil)
+	_ EventTypes    = (*control.Control)(nil)
 )
 
 // door keeps things in memory and answers as control's contract says; fail, where set, is every answer.
@@ -407,7 +410,7 @@ func auditEntry() audit.Entry {
 }
 
 func (d *door) options() Options {
-	return Options{Auth: d, Noter: d, Events: d, Endpoints: d, Incidents: d, Deliveries: d, Operations: d, Access: d, System: d, Audit: d, MaxDataBytes: 1 << 20}
+	return Options{Auth: d, Noter: d, Events: d, Endpoints: d, EventTypes: d, Incidents: d, Deliveries: d, Operations: d, Access: d, System: d, Audit: d, MaxDataBytes: 1 << 20}
 }
 
 func (d *door) failing(err error) {
@@ -516,4 +519,39 @@ func (f *faces) call(t testing.TB, method, path, body string, headers ...string)
 		t.Fatal(err)
 	}
 	return answer{resp.StatusCode, string(out), resp.Header}
+}
+
+func (d *door) VerifyEndpoint(_ context.Context, who access.Caller, ref control.Ref, _ bool, _ []byte) (control.Verification, error) {
+	e, err := d.endpoint(who, "verify", ref)
+	at := &url.URL{Scheme: "https", Host: "hooks.partner.example"}
+	return control.Verification{Endpoint: e, Challenge: onboard.NewChallenge("acme", ref.ID, at,
+		func(string, []byte) []byte { return make([]byte, 32) }, time.Unix(1, 0))}, err
+}
+
+func (d *door) ReviewEndpoint(_ context.Context, who access.Caller, ref control.Ref) (control.Review, error) {
+	e, err := d.endpoint(who, "review", ref)
+	return control.Review{Endpoint: e, Wanted: e, Action: control.ApproveFirst}, err
+}
+
+func (d *door) ListInventory(_ context.Context, who access.Caller, q control.InventoryQuery) (control.InventoryPage, error) {
+	e, err := d.endpoint(who, "inventory "+q.Owner, control.Ref{Tenant: q.Tenant, ID: "ep_1"})
+	return control.InventoryPage{Items: []control.Item{{Endpoint: e, Objects: []string{"contact"}}}}, err
+}
+
+func (d *door) ReviewDue(*registry.Endpoint) time.Time { return time.Time{} }
+
+func (d *door) SetEventType(_ context.Context, who access.Caller, t relay.EventType) (*relay.EventType, error) {
+	return &t, d.note(who, "set "+t.Pattern)
+}
+
+func (d *door) GetEventType(_ context.Context, who access.Caller, tenant, pattern string) (*relay.EventType, error) {
+	return &relay.EventType{Tenant: tenant, Pattern: pattern}, d.note(who, "type "+pattern)
+}
+
+func (d *door) ListEventTypes(_ context.Context, who access.Caller, tenant string, _ int, _ string) (control.EventTypePage, error) {
+	return control.EventTypePage{EventTypes: []*relay.EventType{{Tenant: tenant, Pattern: "a.*"}}}, d.note(who, "types")
+}
+
+func (d *door) DeleteEventType(_ context.Context, who access.Caller, _, pattern string) error {
+	return d.note(who, "forget "+pattern)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -29,6 +30,10 @@ type Endpoints interface {
 	PauseEndpoint(ctx context.Context, who access.Caller, ref control.Ref, reason string) (*registry.Endpoint, error)
 	ResumeEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error)
 	TestEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (relay.Attempt, relay.Verdict, error)
+	VerifyEndpoint(ctx context.Context, who access.Caller, ref control.Ref, instructionsOnly bool, signature []byte) (control.Verification, error)
+	ReviewEndpoint(ctx context.Context, who access.Caller, ref control.Ref) (control.Review, error)
+	ListInventory(ctx context.Context, who access.Caller, q control.InventoryQuery) (control.InventoryPage, error)
+	ReviewDue(e *registry.Endpoint) time.Time
 	EndpointHealth(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, relay.EndpointHealth, error)
 	RotateSecret(ctx context.Context, who access.Caller, ref control.Ref, asked control.Rotation) (control.NewSecret, error)
 	ActivateSecret(ctx context.Context, who access.Caller, ref control.Ref) (*registry.Endpoint, error)
@@ -48,7 +53,7 @@ func (s *endpointService) CreateEndpoint(ctx context.Context, r *sealpostv1.Crea
 	if err != nil {
 		return nil, err
 	}
-	out := &sealpostv1.CreateEndpointResponse{Endpoint: endpointOf(made.Endpoint)}
+	out := &sealpostv1.CreateEndpointResponse{Endpoint: s.endpointOf(made.Endpoint)}
 	if !made.Secret.Empty() {
 		out.Secret = proto.String(made.Secret.Reveal())
 	}
@@ -60,20 +65,21 @@ func (s *endpointService) CreateEndpoint(ctx context.Context, r *sealpostv1.Crea
 
 // GetEndpoint is one endpoint, without its secrets.
 func (s *endpointService) GetEndpoint(ctx context.Context, r *sealpostv1.GetEndpointRequest) (*sealpostv1.Endpoint, error) {
-	return shownEndpoint(s.endpoints.GetEndpoint(ctx, callerOf(ctx), control.Ref{Tenant: r.GetTenant(), ID: r.GetId()}))
+	return s.shown(s.endpoints.GetEndpoint(ctx, callerOf(ctx), control.Ref{Tenant: r.GetTenant(), ID: r.GetId()}))
 }
 
 // ListEndpoints is a page of them.
 func (s *endpointService) ListEndpoints(ctx context.Context, r *sealpostv1.ListEndpointsRequest) (*sealpostv1.ListEndpointsResponse, error) {
 	page, err := s.endpoints.ListEndpoints(ctx, callerOf(ctx), control.EndpointQuery{
 		Tenant: r.GetTenant(), State: relay.EndpointState(enumName(r.GetState())), PageSize: int(r.GetPageSize()), PageToken: r.GetPageToken(),
+		ReviewOverdue: r.GetReviewOverdue(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	out := &sealpostv1.ListEndpointsResponse{NextPageToken: page.NextPageToken}
 	for _, e := range page.Endpoints {
-		out.Endpoints = append(out.Endpoints, endpointOf(e))
+		out.Endpoints = append(out.Endpoints, s.endpointOf(e))
 	}
 	return out, nil
 }
@@ -88,7 +94,7 @@ func (s *endpointService) UpdateEndpoint(ctx context.Context, r *sealpostv1.Upda
 	if err != nil {
 		return nil, err
 	}
-	return shownEndpoint(s.endpoints.UpdateEndpoint(ctx, callerOf(ctx), ref, specOf(r.GetEndpoint()), mask))
+	return s.shown(s.endpoints.UpdateEndpoint(ctx, callerOf(ctx), ref, specOf(r.GetEndpoint()), mask))
 }
 
 // DeleteEndpoint ends an endpoint.
@@ -109,7 +115,7 @@ func (s *endpointService) ApproveEndpoint(ctx context.Context, r *sealpostv1.App
 	if err != nil {
 		return nil, err
 	}
-	return shownEndpoint(s.endpoints.ApproveEndpoint(ctx, callerOf(ctx), ref))
+	return s.shown(s.endpoints.ApproveEndpoint(ctx, callerOf(ctx), ref))
 }
 
 // RejectEndpoint refuses what is pending.
@@ -118,18 +124,18 @@ func (s *endpointService) RejectEndpoint(ctx context.Context, r *sealpostv1.Reje
 	if err != nil {
 		return nil, err
 	}
-	return shownEndpoint(s.endpoints.RejectEndpoint(ctx, callerOf(ctx), ref, r.GetReason()))
+	return s.shown(s.endpoints.RejectEndpoint(ctx, callerOf(ctx), ref, r.GetReason()))
 }
 
 // PauseEndpoint stops sending.
 func (s *endpointService) PauseEndpoint(ctx context.Context, r *sealpostv1.PauseEndpointRequest) (*sealpostv1.Endpoint, error) {
 	ref := control.Ref{Tenant: r.GetTenant(), ID: r.GetId()}
-	return shownEndpoint(s.endpoints.PauseEndpoint(ctx, callerOf(ctx), ref, r.GetReason()))
+	return s.shown(s.endpoints.PauseEndpoint(ctx, callerOf(ctx), ref, r.GetReason()))
 }
 
 // ResumeEndpoint sends again.
 func (s *endpointService) ResumeEndpoint(ctx context.Context, r *sealpostv1.ResumeEndpointRequest) (*sealpostv1.Endpoint, error) {
-	return shownEndpoint(s.endpoints.ResumeEndpoint(ctx, callerOf(ctx), control.Ref{Tenant: r.GetTenant(), ID: r.GetId()}))
+	return s.shown(s.endpoints.ResumeEndpoint(ctx, callerOf(ctx), control.Ref{Tenant: r.GetTenant(), ID: r.GetId()}))
 }
 
 // TestEndpoint sends a test event; an attempt that failed is an answer, not an error.
@@ -138,7 +144,14 @@ func (s *endpointService) TestEndpoint(ctx context.Context, r *sealpostv1.TestEn
 	if err != nil {
 		return nil, err
 	}
-	return &sealpostv1.TestEndpointResponse{Attempt: attemptOf(&attempt)}, nil
+	return &sealpostv1.TestEndpointResponse{Attempt: attemptOf(&attempt), Phases: phasesOf(&attempt)}, nil
+}
+
+func (s *endpointService) shown(e *registry.Endpoint, err error) (*sealpostv1.Endpoint, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s.endpointOf(e), nil
 }
 
 func shownEndpoint(e *registry.Endpoint, err error) (*sealpostv1.Endpoint, error) {
@@ -146,6 +159,13 @@ func shownEndpoint(e *registry.Endpoint, err error) (*sealpostv1.Endpoint, error
 		return nil, err
 	}
 	return endpointOf(e), nil
+}
+
+// endpointOf shows an endpoint with when its review is due, which its record does not hold.
+func (s *endpointService) endpointOf(e *registry.Endpoint) *sealpostv1.Endpoint {
+	out := endpointOf(e)
+	out.ReviewDueTime = stamp(s.endpoints.ReviewDue(e))
+	return out
 }
 
 func refOf(id, tenant, etag string) (control.Ref, error) {
@@ -158,7 +178,8 @@ func specOf(e *sealpostv1.Endpoint) control.Spec {
 	s := control.Spec{
 		Tenant: e.GetTenant(), URL: e.GetUrl(), Owner: e.GetOwner(), Purpose: e.GetPurpose(), Description: e.GetDescription(),
 		EventTypes: e.GetEventTypes(), Filter: e.GetFilter(), Scheme: e.GetScheme(), ContentMode: e.GetContentMode(),
-		Redaction:  redactionOf(e.GetRedaction()),
+		Redaction:   redactionOf(e.GetRedaction()),
+		Environment: relay.Environment(enumName(e.GetEnvironment())), DataScope: e.GetDataScope(),
 		ChunkBytes: int(e.GetChunkBytes()), ChunkArray: e.GetChunkArray(), Concurrency: int(e.GetConcurrency()), Ordered: e.GetOrdered(),
 		RateLimit: e.GetRateLimit().GetRequestsPerSecond(), HTTP2: e.GetHttp2(),
 		Timeout: e.GetTimeout().AsDuration(), RetryFor: e.GetRetryFor().AsDuration(),
@@ -197,6 +218,7 @@ func endpointOf(e *registry.Endpoint) *sealpostv1.Endpoint {
 	if in, err := relay.ParseEndpointURL(e.Record.Settings.URL, true); err == nil {
 		out.Url = in.String() // also where it cannot be used now, as http without --dev
 	}
+	out.Proof = proofOf(&e.Record.Proof)
 	if e.Record.Proposed == nil {
 		return out
 	}
@@ -208,12 +230,13 @@ func endpointOf(e *registry.Endpoint) *sealpostv1.Endpoint {
 		Redaction: p.Settings.Redaction, ChunkBytes: p.Settings.ChunkBytes, ChunkArray: p.Settings.ChunkArray,
 		Concurrency: p.Settings.Concurrency, Ordered: p.Settings.Ordered, RateLimit: p.Settings.RateLimit,
 		Timeout: p.Settings.Timeout, RetryFor: p.Settings.RetryFor, HTTP2: p.Settings.HTTP2, TLS: p.Settings.TLS, Rotation: p.Settings.Rotation,
-		BasicUser: p.Settings.BasicUser,
+		BasicUser: p.Settings.BasicUser, Environment: p.Settings.Environment, DataScope: p.Settings.DataScope,
 	}
 	for _, h := range p.Settings.Headers {
 		asked.Headers = append(asked.Headers, relay.Header{Name: h.Name})
 	}
 	out.Proposal = &sealpostv1.Proposal{Endpoint: settingsOf(asked), Author: p.Author, CreateTime: stamp(p.Time)}
+	out.Proposal.Endpoint.Proof = proofOf(&p.Proof)
 	return out
 }
 
@@ -236,6 +259,8 @@ func settingsOf(e *relay.Endpoint) *sealpostv1.Endpoint {
 		Registrant: e.Registrant, Approver: e.Approver,
 		CreateTime: stamp(e.CreateTime), UpdateTime: stamp(e.UpdateTime), ApproveTime: stamp(e.ApproveTime),
 		Etag: etagOf(e.Revision), Replayable: e.Scheme.Facts().Replayable, ClientCertificateRotateTime: stamp(e.CertificateTime),
+		Reviewer:   e.Reviewer,
+		ReviewTime: stamp(e.ReviewTime), Environment: enumValue[sealpostv1.Endpoint_Environment](string(e.Environment)), DataScope: e.DataScope,
 	}
 	for _, m := range e.Redaction.Mask {
 		out.Redaction.Mask = append(out.Redaction.Mask, &sealpostv1.Mask{Path: m.Path, KeepLast: int32(m.KeepLast)})
@@ -303,7 +328,8 @@ func maskOf(ctx context.Context, r *sealpostv1.UpdateEndpointRequest) ([]string,
 // outputOnly fields are passed over in what callers send (AIP-203); id and etag say which endpoint is meant.
 func outputOnly(name string) bool {
 	switch name {
-	case "id", "tenant", "etag", "state", "stateReason", "registrant", "approver", "createTime", "updateTime", "approveTime", "proposal", "signingKeys", "clientCertificateRotateTime":
+	case "id", "tenant", "etag", "state", "stateReason", "registrant", "approver", "createTime", "updateTime", "approveTime", "proposal",
+		"signingKeys", "clientCertificateRotateTime", "proof", "reviewTime", "reviewer", "reviewDueTime":
 		return true
 	}
 	return false

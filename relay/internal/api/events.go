@@ -102,7 +102,7 @@ func (s *eventService) refused(id string, err error) *sealpostv1.PublishResult {
 // control's; here only what cannot be expressed there. A time that was left out stays so: it is part of what tells a
 // repeat from another event.
 func eventOf(e *sealpostv1.Event) (relay.Event, error) {
-	out := relay.Event{Tenant: e.GetTenant(), ID: e.GetId(), Type: e.GetType(), Subject: e.GetSubject(), Data: e.GetData()}
+	out := relay.Event{Tenant: e.GetTenant(), ID: e.GetId(), Type: e.GetType(), Subject: e.GetSubject(), Data: e.GetData(), Synthetic: e.GetSynthetic()}
 	if t := e.GetTime(); t != nil {
 		if t.CheckValid() != nil {
 			return out, relay.Invalid{{Field: "time", Rule: "must be a time between the years 1970 and 9999"}}
@@ -142,7 +142,7 @@ func (s *eventService) GetEvent(ctx context.Context, r *sealpostv1.GetEventReque
 	}
 	return &sealpostv1.Event{
 		Tenant: v.Tenant, Id: v.ID, Type: v.Type, Time: stamp(v.Time), Subject: v.Subject, Data: v.Data,
-		AcceptTime: stamp(v.AcceptTime), Matched: &v.Matched,
+		AcceptTime: stamp(v.AcceptTime), Matched: &v.Matched, Synthetic: v.Synthetic,
 	}, nil
 }
 

@@ -60,6 +60,7 @@ func (s *Server) HTTP() http.Handler { return s.handler }
 func (s *Server) newHandler() (http.Handler, error) {
 	gateway := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{}),
+		runtime.WithMarshalerOption(mediaCSV, csvMarshaler{}),
 		runtime.WithErrorHandler(s.gatewayError),
 		runtime.WithRoutingErrorHandler(s.routingError),
 		runtime.WithStreamErrorHandler(func(_ context.Context, err error) *status.Status { return statusOf(err) }),
@@ -74,6 +75,7 @@ func (s *Server) newHandler() (http.Handler, error) {
 		sealpostv1.RegisterEventServiceHandlerClient(ctx, gateway, sealpostv1.NewEventServiceClient(s.local)),
 		sealpostv1.RegisterEndpointServiceHandlerClient(ctx, gateway, sealpostv1.NewEndpointServiceClient(s.local)),
 		sealpostv1.RegisterIncidentServiceHandlerClient(ctx, gateway, sealpostv1.NewIncidentServiceClient(s.local)),
+		sealpostv1.RegisterPolicyServiceHandlerClient(ctx, gateway, sealpostv1.NewPolicyServiceClient(s.local)),
 		sealpostv1.RegisterDeliveryServiceHandlerClient(ctx, gateway, sealpostv1.NewDeliveryServiceClient(s.local)),
 		sealpostv1.RegisterOperationServiceHandlerClient(ctx, gateway, sealpostv1.NewOperationServiceClient(s.local)),
 		sealpostv1.RegisterAccessServiceHandlerClient(ctx, gateway, sealpostv1.NewAccessServiceClient(s.local)),

@@ -33,6 +33,10 @@ var reads = map[string]string{
 	"WatchDeliveries":  "reads",
 	"ListTokens":       "reads",
 	"ListAccounts":     "reads",
+	"GetEventType":     "reads",
+	"ListEventTypes":   "reads",
+	"ListInventory":    "reads",
+	"ReviewEndpoint":   "shows what would leave",
 	"GetAccount":       "reads",
 	"ListCertificates": "reads",
 	"Caller":           "says who calls",
@@ -45,7 +49,7 @@ var reads = map[string]string{
 // readers are the methods of control's parts that change nothing. Any other may be used in an act alone.
 var readers = map[string][]string{
 	"Journal":  {"Events", "Partition", "Partitions", "MaxEventBytes"},
-	"Registry": {"Snapshot", "Load", "Dev"},
+	"Registry": {"Snapshot", "Load", "Dev", "Compile"},
 	"Sealer":   {"Digest"},
 	"Access": {"Live", "Get", "List", "Account", "Accounts", "Certificate", "Certificates", "Good", "GoodCertificate", "Credentials", "LastUse", "Unused",
 		"Hands", "HandsFor"},
@@ -65,7 +69,7 @@ var readers = map[string][]string{
 }
 
 // inActs are functions that use a part for an act, and are called in one; or hand on what is.
-var inActs = []string{"settle", "RetryDelivery", "CancelDelivery"}
+var inActs = []string{"settle", "settleTypes", "RetryDelivery", "CancelDelivery"}
 
 // anybodys are the methods that need no scope: an account may know who it is, and what it gets over its certificate is its own.
 var anybodys = []string{"Caller", "RenewCertificate", "GrantAccess"}

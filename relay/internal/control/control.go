@@ -9,6 +9,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,9 +94,10 @@ type Options struct {
 	Trail *audit.Reader
 	Tree  *tree.Tree
 	// Backup writes a copy of everything and returns facts of it for the record; nil where there is no such thing.
-	Backup func(ctx context.Context, to io.Writer) (map[string]string, error)
-	Guard  *egress.Guard
-	Quotas *quota.Publish // what tenants may publish; nil: no bound
+	Backup     func(ctx context.Context, to io.Writer) (map[string]string, error)
+	Guard      *egress.Guard
+	Onboarding Onboarding
+	Quotas     *quota.Publish // what tenants may publish; nil: no bound
 	// Dev makes endpoints active at once and allows http. EnterDev must have returned before the first call.
 	Dev bool
 	// MaxDataBytes bounds an event's data; default relay.DefaultMaxDataSize, and never more than the journal takes.
@@ -116,6 +118,7 @@ type Control struct {
 	checks  redact.Validator
 	signIns *rate.Limiter
 	grants  sync.Map // account -> *rate.Limiter: of access tokens
+	proofs  *rate.Limiter
 }
 
 // recordOverhead is more than an event's record takes beside the data, in bytes.
@@ -127,6 +130,11 @@ func New(o Options) (*Control, error) {
 		o.Owners == nil || o.Tester == nil || o.Feed == nil || o.Operations == nil || o.Erasures == nil || o.Guard == nil {
 		return nil, errors.New("control: a part is missing")
 	}
+	if o.Onboarding.Prover == nil && !o.Onboarding.Off && !o.Dev {
+		return nil, errors.New("control: proofs are required and there is nothing to prove them with")
+	}
+	o.Onboarding.ProofLife = cmp.Or(o.Onboarding.ProofLife, DefaultProofLife)
+	o.Onboarding.ReviewEvery = cmp.Or(o.Onboarding.ReviewEvery, DefaultReviewEvery)
 	filters, err := filter.NewCompiler()
 	if err != nil {
 		return nil, fmt.Errorf("control: %w", err)
@@ -144,7 +152,8 @@ func New(o Options) (*Control, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Control{Options: o, filters: filters, signIns: rate.NewLimiter(signInsPerSecond, 10*signInsPerSecond)}, nil
+	return &Control{Options: o, filters: filters, signIns: rate.NewLimiter(signInsPerSecond, 10*signInsPerSecond),
+		proofs: rate.NewLimiter(proofsPerSecond, 10*proofsPerSecond)}, nil
 }
 
 func (c *Control) now() time.Time { return c.Now().UTC() }

@@ -188,7 +188,7 @@ func newWorld(t *testing.T, change ...func(*Options, *journal.Options)) *world {
 		return f.Sync()
 	}}
 	o := Options{
-		Ledger: w.view, Owners: w.owners, Tester: w.courier, Feed: w.view, Guard: &egress.Guard{}, Now: now, Logger: logger,
+		Ledger: w.view, Owners: w.owners, Tester: w.courier, Feed: w.view, Guard: &egress.Guard{}, Now: now, Logger: logger, Onboarding: Onboarding{Off: true},
 	}
 	for _, f := range change {
 		f(&o, &jo)
@@ -282,7 +282,7 @@ func (w *world) trail() []string {
 func goodSpec() Spec {
 	return Spec{
 		Tenant: "acme", URL: "https://hooks.partner.example/crm", Owner: "ops@partner.example", Purpose: "sync of contacts",
-		EventTypes: []string{"contact.*"}, Redaction: relay.Redaction{Mode: relay.RedactionDenyListed, Drop: []string{"**.ssn"}},
+		EventTypes: []string{"contact.*"}, Environment: relay.Production, Redaction: relay.Redaction{Mode: relay.RedactionDenyListed, Drop: []string{"**.ssn"}},
 	}
 }
 

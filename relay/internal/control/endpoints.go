@@ -68,10 +68,10 @@ func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked S
 	if asked.Tenant == relay.ReservedTenant && !who.AllTenants() {
 		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the tenant is the relay's own, and for operators of all tenants"})
 	}
-	if !who.In(access.Production) {
-		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the account is for the sandbox"})
-	}
 	spec := asked.withDefaults(c.Dev)
+	if env := access.Environment(spec.Environment); env.Valid() && !who.In(env) {
+		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the account is of another environment than the endpoint"})
+	}
 	bad := c.check(&spec, &asked)
 	if requestID != "" && (len(requestID) > maxRequestID || !relay.ValidEventID(requestID)) {
 		bad.Add("requestId", "must be 1 to %d of A-Z, a-z, 0-9, '_' and '-'", maxRequestID)
@@ -198,8 +198,14 @@ func (c *Control) newRecord(spec *Spec, id string, who access.Caller, key signer
 	record := &registry.Record{
 		ID: id, Tenant: spec.Tenant, State: relay.EndpointPending, Registrant: who.Account, Hands: c.Access.Hands(who), CreateTime: now, UpdateTime: now,
 	}
-	if c.Dev {
+	switch {
+	case c.Dev:
 		record.State, record.Approver, record.ApproveTime = relay.EndpointActive, devApprover, now
+		record.Reviewer, record.ReviewTime = devApprover, now
+	case c.provable():
+		record.State = relay.EndpointUnverified
+	default:
+		record.Proof = registry.Proof{Host: hostOf(spec.URL), Method: registry.ProofOff, Time: now}
 	}
 	var err error
 	if record.Settings, err = settings(spec, vault); err != nil {
@@ -226,7 +232,8 @@ func (c *Control) count(tenant string) (n int) {
 func (c *Control) facts(s *Spec) map[string]string {
 	return map[string]string{
 		"url": bare(s.URL), "owner": s.Owner, "eventTypes": strings.Join(s.EventTypes, ","), "scheme": s.Scheme,
-		"redaction": string(s.Redaction.Mode), "clientCertificate": string(s.TLS.ClientCertificate),
+		"redaction": string(s.Redaction.Mode), "clientCertificate": string(s.TLS.ClientCertificate), "environment": string(s.Environment),
+		"dataScope": strings.Join(s.DataScope, ","),
 	}
 }
 
@@ -257,7 +264,7 @@ func (c *Control) knows(who access.Caller, e *registry.Endpoint) bool {
 }
 
 // environmentOf is what an endpoint is used for.
-func environmentOf(*registry.Endpoint) access.Environment { return access.Production }
+func environmentOf(e *registry.Endpoint) access.Environment { return access.Environment(e.Environment) }
 
 // GetEndpoint is one endpoint; a deleted one is there until it is purged.
 func (c *Control) GetEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
@@ -269,11 +276,13 @@ func (c *Control) GetEndpoint(ctx context.Context, who access.Caller, ref Ref) (
 
 // EndpointQuery asks for endpoints. Zero fields do not narrow it.
 type EndpointQuery struct {
-	Tenant    string // required but for callers of one tenant and those that may see all
-	State     relay.EndpointState
-	Owner     string
-	PageSize  int // 1 to relay.MaxPageSize; 0 is relay.DefaultPageSize
-	PageToken string
+	Tenant string // required but for callers of one tenant and those that may see all
+	State  relay.EndpointState
+	Owner  string
+	// ReviewOverdue asks for those alone whose review is.
+	ReviewOverdue bool
+	PageSize      int // 1 to relay.MaxPageSize; 0 is relay.DefaultPageSize
+	PageToken     string
 }
 
 // EndpointPage is one page of a list, by id. NextPageToken is empty on the last page.
@@ -304,6 +313,7 @@ func (c *Control) ListEndpoints(ctx context.Context, who access.Caller, q Endpoi
 		case e.ID <= after || !c.knows(who, e):
 		case q.State == "" && e.State == relay.EndpointDeleted || q.State != "" && e.State != q.State:
 		case q.Owner != "" && e.Owner != q.Owner:
+		case q.ReviewOverdue && !c.ReviewOverdue(e):
 		case len(page.Endpoints) == size:
 			page.NextPageToken = pageToken(page.Endpoints[size-1].ID)
 			return page, nil
@@ -350,7 +360,8 @@ func (c *Control) UpdateEndpoint(ctx context.Context, who access.Caller, ref Ref
 // leavesOtherwise tells whether other data may leave, or to elsewhere, under one of the settings than under the other.
 func leavesOtherwise(a, b *registry.Settings) bool {
 	return a.URL != b.URL || a.Filter != b.Filter || !reflect.DeepEqual(a.EventTypes, b.EventTypes) ||
-		!reflect.DeepEqual(a.Redaction, b.Redaction) || !reflect.DeepEqual(a.TLS, b.TLS)
+		!reflect.DeepEqual(a.Redaction, b.Redaction) || !reflect.DeepEqual(a.DataScope, b.DataScope) || a.Environment != b.Environment ||
+		!reflect.DeepEqual(a.TLS, b.TLS)
 }
 
 func (c *Control) update(who access.Caller, r *registry.Record, asked *Spec, mask []string) (map[string]string, error) {
@@ -391,6 +402,12 @@ func (c *Control) update(who access.Caller, r *registry.Record, asked *Spec, mas
 		r.Proposed = nil
 		r.Hands = access.Joined(r.Hands, c.Access.Hands(who)...) // the registrant's, by another credential maybe
 		r.Settings, err = settings(&wanted, vault)
+		if host := hostOf(wanted.URL); !c.Dev && r.Proof.Host != host {
+			r.Proof = c.noProof(host, now)
+			if c.provable() {
+				c.move(r, relay.EndpointUnverified, "")
+			}
+		}
 		return map[string]string{"applied": "all"}, err
 	}
 	return c.propose(who, r, vault, &approved, &wanted, &before)
@@ -426,6 +443,11 @@ func (c *Control) propose(who access.Caller, r *registry.Record, vault registry.
 		hands = access.Joined(hands, r.Proposed.Hands...) // by another credential of the author's, maybe
 	}
 	proposal := &registry.Proposal{Author: author, Hands: hands, Time: c.now()}
+	if host := hostOf(wanted.URL); host != hostOf(now.URL) {
+		if proposal.Proof = c.noProof(host, proposal.Time); r.Proposed != nil && r.Proposed.Proof.Host == host {
+			proposal.Proof = r.Proposed.Proof
+		}
+	}
 	if proposal.Settings, err = settings(wanted, vault); err != nil {
 		return nil, err
 	}

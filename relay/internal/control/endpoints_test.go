@@ -233,10 +233,14 @@ func TestFourEyes(t *testing.T) {
 	if err != nil || !ok.Sendable() || ok.Approver != "bob" || ok.Concurrency != 4 || !ok.ApproveTime.Equal(start) {
 		t.Fatalf("%+v, %v", ok, err)
 	}
-	if _, err := w.ApproveEndpoint(ctx, bob, Ref{ID: e.ID}); !isState(err) {
-		t.Errorf("again: %v", err)
+	// Again: nothing waits, its review is renewed.
+	if again, err := w.ApproveEndpoint(ctx, bob, Ref{ID: e.ID}); err != nil || again.State != relay.EndpointActive || again.Reviewer != "bob" {
+		t.Errorf("again: %+v, %v", again, err)
 	}
-	if trail := w.trail(); !slices.Contains(trail, "endpoint.approve REFUSED") || trail[len(trail)-1] != "endpoint.approve FAILED" {
+	if _, err := w.ApproveEndpoint(ctx, op, Ref{ID: e.ID}); err == nil {
+		t.Error("its registrant renews the review")
+	}
+	if trail := w.trail(); !slices.Contains(trail, "endpoint.approve REFUSED") || !slices.Contains(trail, "endpoint.approve FAILED") {
 		t.Errorf("audit: %v", trail)
 	}
 }
@@ -427,7 +431,10 @@ func TestStates(t *testing.T) {
 				relay.EndpointContained: relay.EndpointContained, relay.EndpointDeleted: relay.EndpointDeleted,
 			}, false},
 		{"approve", op, func(c access.Caller, r Ref) (*registry.Endpoint, error) { return w.ApproveEndpoint(ctx, c, r) },
-			map[relay.EndpointState]relay.EndpointState{relay.EndpointPending: relay.EndpointActive}, false},
+			map[relay.EndpointState]relay.EndpointState{ // where nothing waits, its review is renewed
+				relay.EndpointPending: relay.EndpointActive, relay.EndpointActive: relay.EndpointActive, relay.EndpointPaused: relay.EndpointPaused,
+				relay.EndpointSuspended: relay.EndpointSuspended,
+			}, false},
 		{"reject", op, func(c access.Caller, r Ref) (*registry.Endpoint, error) { return w.RejectEndpoint(ctx, c, r, "no") },
 			map[relay.EndpointState]relay.EndpointState{relay.EndpointPending: relay.EndpointDeleted, relay.EndpointUnverified: relay.EndpointDeleted}, true},
 		{"contain", op, func(c access.Caller, r Ref) (*registry.Endpoint, error) {

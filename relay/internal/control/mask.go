@@ -14,6 +14,8 @@ var fields = map[string]func(to, from *Spec){
 	"description": func(to, from *Spec) { to.Description = from.Description },
 	"eventTypes":  func(to, from *Spec) { to.EventTypes = from.EventTypes },
 	"filter":      func(to, from *Spec) { to.Filter = from.Filter },
+	"environment": func(to, from *Spec) { to.Environment = from.Environment },
+	"dataScope":   func(to, from *Spec) { to.DataScope = from.DataScope },
 	"contentMode": func(to, from *Spec) { to.ContentMode = from.ContentMode },
 
 	"redaction":              func(to, from *Spec) { to.Redaction = from.Redaction },

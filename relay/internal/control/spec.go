@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"net/textproto"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -34,6 +35,10 @@ type Spec struct {
 	ContentMode string // envelope
 	// Redaction.Mode is required outside --dev, and NONE with it.
 	Redaction relay.Redaction
+
+	// Environment is relay.Sandbox; with --dev, and in the reserved tenant, relay.Production.
+	Environment relay.Environment `json:",omitempty"`
+	DataScope   []string          `json:",omitempty"`
 
 	ChunkBytes  int // relay.DefaultChunkBytes
 	ChunkArray  string
@@ -79,6 +84,10 @@ func (s Spec) withDefaults(dev bool) Spec {
 	s.ChunkBytes = cmp.Or(s.ChunkBytes, relay.DefaultChunkBytes)
 	s.Concurrency = cmp.Or(s.Concurrency, relay.DefaultConcurrency)
 	s.Timeout = cmp.Or(s.Timeout, relay.DefaultTimeout)
+	if dev || s.Tenant == relay.ReservedTenant { // there is no approval, or no data of a tenant
+		s.Environment = cmp.Or(s.Environment, relay.Production)
+	}
+	s.Environment = cmp.Or(s.Environment, relay.Sandbox)
 	s.RetryFor = cmp.Or(s.RetryFor, relay.DefaultRetryFor)
 	if dev {
 		s.Redaction.Mode = cmp.Or(s.Redaction.Mode, relay.RedactionNone)
@@ -102,7 +111,11 @@ func (c *Control) check(s *Spec, asked *Spec) relay.Invalid {
 	text(&bad, "owner", s.Owner, maxOwner, true)
 	text(&bad, "purpose", s.Purpose, maxPurpose, !c.Dev)
 	text(&bad, "description", s.Description, maxDescription, false)
-	checkEventTypes(s, &bad)
+	c.checkEventTypes(s, &bad)
+	if s.Environment != relay.Sandbox && s.Environment != relay.Production {
+		bad.Add("environment", "must be SANDBOX or PRODUCTION")
+	}
+	checkScope(s, &bad)
 	c.checkPolicy(s, &bad)
 	checkFormat(s, asked, &bad)
 	checkLimits(s, &bad)
@@ -180,14 +193,45 @@ func text(bad *relay.Invalid, field, s string, most int, required bool) {
 	}
 }
 
-func checkEventTypes(s *Spec, bad *relay.Invalid) {
+func (c *Control) checkEventTypes(s *Spec, bad *relay.Invalid) {
 	if len(s.EventTypes) == 0 || len(s.EventTypes) > relay.MaxEventPatterns {
 		bad.Add("eventTypes", "must be 1 to %d event types", relay.MaxEventPatterns)
 		return
 	}
+	types := c.Registry.Snapshot().Types(s.Tenant)
 	for i, p := range s.EventTypes {
+		at := fmt.Sprintf("eventTypes[%d]", i)
 		if !relay.ValidPattern(p) {
-			bad.Add(fmt.Sprintf("eventTypes[%d]", i), "must be an event type, the beginning of some with '.*', or '*'")
+			bad.Add(at, "must be an event type, the beginning of some with '.*', or '*'")
+		} else if leaving, none := types.None(p); none && leaving == relay.LeavingBulk {
+			bad.Add(at, "%s is a bulk export, which no endpoint can have", p)
+		} else if none {
+			bad.Add(at, "%s must not leave, says the event type catalogue", p)
+		}
+	}
+}
+
+// checkScope holds a data scope to the rules of a policy's paths. Paths that are allowed by themselves must be within it.
+func checkScope(s *Spec, bad *relay.Invalid) {
+	if len(s.DataScope) > redact.MaxPaths {
+		bad.Add("dataScope", "must be at most %d paths", redact.MaxPaths)
+		return
+	}
+	var broken *redact.PolicyError
+	if _, err := redact.Compile(redact.Policy{Mode: redact.AllowListed, Allow: s.DataScope}, nil); errors.As(err, &broken) {
+		bad.Add(strings.Replace(broken.Field, "allow", "dataScope", 1), "column %d: %s", broken.Column, broken.Rule)
+		return
+	}
+	if len(s.DataScope) == 0 || s.Redaction.Mode != relay.RedactionAllowListed {
+		return
+	}
+	for i, path := range s.Redaction.Allow {
+		in := path == "$subject" || slices.ContainsFunc(s.DataScope, func(scope string) bool {
+			rest, under := strings.CutPrefix(path, scope)
+			return under && (rest == "" || rest[0] == '.' || rest[0] == '[')
+		})
+		if !in {
+			bad.Add(fmt.Sprintf("redaction.allow[%d]", i), "%s is outside of dataScope", path)
 		}
 	}
 }
@@ -195,7 +239,7 @@ func checkEventTypes(s *Spec, bad *relay.Invalid) {
 func (c *Control) checkPolicy(s *Spec, bad *relay.Invalid) {
 	if s.Redaction.Mode == "" {
 		bad.Add("redaction.mode", "is required: ALLOW_LISTED, DENY_LISTED or NONE")
-	} else if _, err := redact.Compile(registry.Policy(s.Redaction), make([]byte, redact.MinKeyBytes)); err != nil {
+	} else if _, err := redact.Compile(registry.Policy(s.Redaction, s.DataScope), make([]byte, redact.MinKeyBytes)); err != nil {
 		var broken *redact.PolicyError
 		switch {
 		case !errors.As(err, &broken):
@@ -395,7 +439,7 @@ func settings(s *Spec, vault registry.Vault) (registry.Settings, error) {
 		URL: s.URL, Owner: s.Owner, Purpose: s.Purpose, Description: s.Description,
 		EventTypes: s.EventTypes, Filter: s.Filter, Scheme: signer.Scheme(s.Scheme), ContentMode: relay.ContentMode(s.ContentMode),
 		Redaction: s.Redaction, ChunkBytes: s.ChunkBytes, ChunkArray: s.ChunkArray, Concurrency: s.Concurrency, Ordered: s.Ordered,
-		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation,
+		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation, Environment: s.Environment, DataScope: s.DataScope,
 	}
 	err := vault.Seal(registry.Credentials{Headers: s.Headers, BasicUser: s.BasicUser, BasicPass: s.BasicPass, Bearer: s.Bearer}, &out)
 	return out, err
@@ -411,7 +455,7 @@ func specOf(tenant string, s *registry.Settings, vault registry.Vault) (Spec, er
 		Tenant: tenant, URL: s.URL, Owner: s.Owner, Purpose: s.Purpose, Description: s.Description,
 		EventTypes: s.EventTypes, Filter: s.Filter, Scheme: string(s.Scheme), ContentMode: string(s.ContentMode),
 		Redaction: s.Redaction, ChunkBytes: s.ChunkBytes, ChunkArray: s.ChunkArray, Concurrency: s.Concurrency, Ordered: s.Ordered,
-		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation,
+		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation, Environment: s.Environment, DataScope: s.DataScope,
 		Headers: credentials.Headers, BasicUser: credentials.BasicUser, BasicPass: credentials.BasicPass, Bearer: credentials.Bearer,
 	}, nil
 }

@@ -17,7 +17,8 @@ import (
 
 // ApproveEndpoint puts a pending endpoint, or what was proposed for one, in force. The approver is neither the account that
 // registered it nor the one that proposed the change, nor one whose credential went through a hand that theirs did (access/hands.go). What is approved is checked again: a configuration that no longer
-// allows it (it was made with --dev) refuses it.
+// allows it (it was made with --dev) refuses it, and so does a host that is not proven. Where nothing waits for approval, it is looked at
+// once more and stays as it is: its next review is due as long from now as from an approval.
 func (c *Control) ApproveEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
 	act := audit.Act{Name: "endpoint.approve"}
 	e, err := c.enter(ctx, who, access.EndpointsApprove, ref, &act)
@@ -36,13 +37,37 @@ func (c *Control) ApproveEndpoint(ctx context.Context, who access.Caller, ref Re
 	})
 }
 
-func (c *Control) approve(who access.Caller, r *registry.Record) (map[string]string, error) {
-	first := r.State == relay.EndpointPending
-	proposed := r.Proposed != nil && (r.State == relay.EndpointActive || r.State == relay.EndpointPaused || r.State == relay.EndpointSuspended)
-	if !first && !proposed {
-		return nil, stateError("approve", r, "nothing waits for approval")
+// approval is what an approval would do now, or why it cannot be.
+func (c *Control) approval(r *registry.Record) (Approval, error) {
+	switch r.State {
+	case relay.EndpointUnverified:
+		return "", stateError("approve", r, "its host is not proven: verify the endpoint first")
+	case relay.EndpointPending:
+		if c.provable() && !c.proven(&r.Proof, hostOf(r.Settings.URL)) {
+			return "", stateError("approve", r, "its host is not proven, or no more: verify the endpoint first")
+		}
+		return ApproveFirst, nil
+	case relay.EndpointActive, relay.EndpointPaused, relay.EndpointSuspended:
+		if r.Proposed == nil {
+			return ApproveRenewal, nil
+		}
+		if host := hostOf(r.Proposed.Settings.URL); c.provable() && host != hostOf(r.Settings.URL) && !c.proven(&r.Proposed.Proof, host) {
+			return "", stateError("approve", r, "the proposed host is not proven: verify the endpoint first")
+		}
+		return ApproveChange, nil
 	}
-	if proposed {
+	return "", stateError("approve", r, "nothing waits for approval")
+}
+
+func (c *Control) approve(who access.Caller, r *registry.Record) (map[string]string, error) {
+	approval, err := c.approval(r)
+	if err != nil {
+		return nil, err
+	}
+	if approval == ApproveChange {
+		if hostOf(r.Proposed.Settings.URL) != hostOf(r.Settings.URL) {
+			r.Proof = r.Proposed.Proof
+		}
 		r.Settings, r.Proposed = r.Proposed.Settings, nil
 	}
 	spec, err := specOf(r.Tenant, &r.Settings, registry.NewVault(c.Sealer, r.Tenant, r.ID))
@@ -55,12 +80,17 @@ func (c *Control) approve(who access.Caller, r *registry.Record) (map[string]str
 	if c.sharesKey(r) {
 		return nil, stateError("approve", r, "its secret "+errSharedKey.Error()+": rotate it first")
 	}
-	if first {
+	now := c.now()
+	r.Reviewer, r.ReviewTime, r.UpdateTime = who.Account, now, now
+	if approval != ApproveRenewal {
+		r.Approver, r.ApproveTime = who.Account, now
+	}
+	if approval == ApproveFirst {
 		c.move(r, relay.EndpointActive, "")
 	}
-	r.Approver, r.ApproveTime = who.Account, c.now()
-	r.UpdateTime = r.ApproveTime
-	return c.facts(&spec), nil
+	facts := c.facts(&spec)
+	facts["approval"], facts["proof"] = string(approval), string(r.Proof.Method)
+	return facts, nil
 }
 
 // fourEyes refuses, with a record, an approver who wrote what is to be approved.
@@ -70,6 +100,16 @@ func (c *Control) fourEyes(ctx context.Context, who access.Caller, act audit.Act
 	}
 	return nil
 }
+
+// Approval is what an approval does.
+type Approval string
+
+// The approvals.
+const (
+	ApproveFirst   Approval = "APPROVE"        // a new endpoint
+	ApproveChange  Approval = "APPROVE_CHANGE" // what was proposed
+	ApproveRenewal Approval = "RENEW"          // its review
+)
 
 func (c *Control) eyes(who access.Caller, r *registry.Record) error {
 	author, hands := r.Registrant, r.Hands
@@ -149,6 +189,9 @@ func (c *Control) ResumeEndpoint(ctx context.Context, who access.Caller, ref Ref
 		if c.sharesKey(r) {
 			return effect{}, stateError("resume", r, "its secret "+errSharedKey.Error()+": rotate it first")
 		}
+		if c.overdue(&r.Proof) {
+			return effect{}, stateError("resume", r, "its host has to be proven again: verify the endpoint")
+		}
 		c.move(r, relay.EndpointActive, "")
 		return effect{}, nil
 	})
@@ -192,7 +235,7 @@ func (c *Control) DeleteEndpoint(ctx context.Context, who access.Caller, ref Ref
 	})
 }
 
-// TestEndpoint sends one signed synthetic event to an active endpoint, now, and tells what came of it.
+// TestEndpoint sends one signed synthetic event to an active endpoint, now, on a connection of its own, and tells what came of it.
 func (c *Control) TestEndpoint(ctx context.Context, who access.Caller, ref Ref) (attempt relay.Attempt, verdict relay.Verdict, err error) {
 	act := audit.Act{Name: "endpoint.test"}
 	e, err := c.enter(ctx, who, access.EndpointsOperate, ref, &act)

@@ -26,8 +26,11 @@ func inForce(approved, wanted *Spec) Spec {
 	if wanted.Filter != approved.Filter && approved.Filter != "" {
 		now.Filter = approved.Filter
 	}
-	if !narrowerPolicy(&approved.Redaction, &wanted.Redaction) {
-		now.Redaction = approved.Redaction
+	if !narrowerPolicy(&approved.Redaction, &wanted.Redaction) || !narrowerScope(approved.DataScope, wanted.DataScope) {
+		now.Redaction, now.DataScope = approved.Redaction, approved.DataScope // together they say what leaves
+	}
+	if wanted.Environment == relay.Production && approved.Environment != relay.Production {
+		now.Environment = approved.Environment
 	}
 	if !narrowerTLS(&approved.TLS, &wanted.TLS) {
 		now.TLS = approved.TLS
@@ -46,6 +49,9 @@ func narrowerTypes(old, new []string) bool {
 	}
 	return true
 }
+
+// narrowerScope tells whether new lets nothing leave that old does not. No scope is no bound.
+func narrowerScope(old, new []string) bool { return len(old) == 0 || len(new) > 0 && within(new, old) }
 
 // narrowerPolicy tells whether new lets nothing leave that old does not, in a form that tells no more. It rests on redact's order: drop wins over
 // pseudonymise, that over mask, and the mask that keeps least over others.
@@ -111,7 +117,7 @@ func same(a, b *Spec) bool { return reflect.DeepEqual(normal(a), normal(b)) }
 // normal makes nil of empty lists.
 func normal(s *Spec) Spec {
 	n := *s
-	for _, list := range []*[]string{&n.EventTypes, &n.Redaction.Allow, &n.Redaction.Drop, &n.Redaction.Pseudonymize, &n.TLS.SPKIPins} {
+	for _, list := range []*[]string{&n.EventTypes, &n.Redaction.Allow, &n.Redaction.Drop, &n.Redaction.Pseudonymize, &n.TLS.SPKIPins, &n.DataScope} {
 		if len(*list) == 0 {
 			*list = nil
 		}

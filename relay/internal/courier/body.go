@@ -29,6 +29,9 @@ func render(d *relay.Delivery) (body []byte, contentType string) {
 	return envelope(d), typeJSON
 }
 
+// Render is the body that an endpoint would receive for a delivery, before it is chunked, and its content type.
+func Render(d *relay.Delivery) (body []byte, contentType string) { return render(d) }
+
 // envelope is the payload that Standard Webhooks recommends, with what identifies the event beside it.
 func envelope(d *relay.Delivery) []byte {
 	b := make([]byte, 0, maxFraming/4+len(d.Data))
@@ -43,6 +46,9 @@ func envelope(d *relay.Delivery) []byte {
 	if d.Subject != "" {
 		b = append(b, `,"subject":`...)
 		b = appendString(b, d.Subject)
+	}
+	if d.Synthetic {
+		b = append(b, `,"synthetic":true`...)
 	}
 	b = append(b, `,"data":`...)
 	b = append(b, d.Data...)
@@ -65,7 +71,11 @@ func cloudEvent(d *relay.Delivery) []byte {
 	}
 	b = append(b, `,"time":"`...)
 	b = appendTime(b, d.EventTime)
-	b = append(b, `","datacontenttype":"application/json","data":`...)
+	b = append(b, '"')
+	if d.Synthetic {
+		b = append(b, `,"synthetic":true`...) // an extension attribute
+	}
+	b = append(b, `,"datacontenttype":"application/json","data":`...)
 	b = append(b, d.Data...)
 	return append(b, '}')
 }
@@ -82,6 +92,9 @@ func addCloudEvent(h http.Header, d *relay.Delivery) {
 	h["Ce-Time"] = []string{string(appendTime(nil, d.EventTime))}
 	if d.Subject != "" {
 		h["Ce-Subject"] = []string{percentEncode(d.Subject)}
+	}
+	if d.Synthetic {
+		h["Ce-Synthetic"] = []string{"true"}
 	}
 }
 

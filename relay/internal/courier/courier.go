@@ -32,6 +32,11 @@ import (
 // to say by then, and a body that trickles must not hold the endpoint's place.
 const readTime = time.Second
 
+// headerSynthetic marks the requests of synthetic events; the bodies that hold more than the data say so, too.
+const headerSynthetic = "Sealpost-Synthetic"
+
+var syntheticTrue = []string{"true"}
+
 // ErrOptions reports Options without a part that has no default.
 var ErrOptions = errors.New("courier: invalid options")
 
@@ -156,6 +161,9 @@ func (c *Courier) letter(p *Parcel, i int, ready *prepared, a *relay.Attempt) ([
 	sum := sha256.Sum256(m.Body)
 	a.BodySHA256 = string(hex.AppendEncode(make([]byte, 0, 2*len(sum)), sum[:])) // one allocation
 	header := ready.header(c.userAgent)
+	if p.delivery.Synthetic {
+		header[headerSynthetic] = syntheticTrue
+	}
 	if p.delivery.Endpoint.ContentMode == relay.ContentCloudEventsBinary {
 		addCloudEvent(header, p.delivery)
 	}

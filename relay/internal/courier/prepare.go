@@ -113,6 +113,9 @@ func (p *prepared) trusted(certificates func(*relay.Endpoint) (*tls.Certificate,
 	return ready, relay.Verdict{}
 }
 
+// Trust is how an endpoint is trusted, without our certificate.
+func Trust(ep *relay.Endpoint) (egress.Trust, error) { return trustOf(ep) }
+
 func trustOf(ep *relay.Endpoint) (egress.Trust, error) {
 	trust := egress.Trust{Mode: egress.Required, HTTP2: ep.HTTP2, PlainHTTP: !ep.URL.Secure()}
 	switch ep.TLS.ClientCertificate {

@@ -37,6 +37,11 @@ func (s *systemResolver) LookupNetIP(ctx context.Context, network, host string) 
 	return s.resolver.LookupNetIP(ctx, network, name+".")
 }
 
+// LookupTXT returns the TXT records of the very name.
+func (s *systemResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	return s.resolver.LookupTXT(ctx, strings.TrimSuffix(name, ".")+".")
+}
+
 // NameServer is a Resolver that asks the one server at an address, host:port, in place of the system's.
 func NameServer(address string) Resolver {
 	s := &systemResolver{}

@@ -108,7 +108,7 @@ func (l *loop) behind(t *task) bool {
 		return true
 	}
 	current := l.snapshot.Endpoint(t.key.Endpoint)
-	return current == nil || current.Revision != t.endpoint.Revision
+	return current == nil || current.Version() != t.endpoint.Version()
 }
 
 // offer puts a task into its lane if there is room.

@@ -347,7 +347,7 @@ func (l *loop) placeSend(f fetched) error {
 	d.Attempts, d.Deadline, d.Progress = e.Attempts, e.Deadline, e.Progress
 	t := newTask(d, r.Endpoint, f.event.Subject, r.Redacted, !e.Recorded)
 	t.backlog = e.Recorded
-	if current := l.snapshot.Endpoint(e.Endpoint); current != nil && current.Revision != r.Endpoint.Revision {
+	if current := l.snapshot.Endpoint(e.Endpoint); current != nil && current.Version() != r.Endpoint.Version() {
 		return l.giveBack(t, relay.ReasonEndpointChanged) // only one version of it decides
 	}
 	switch r.Kind {

@@ -36,15 +36,15 @@ type loop struct {
 	snapshot *registry.Snapshot
 	erased   *erasure.Snapshot
 
-	live       map[owner.Key]*task     // in a lane or in flight
-	flying     []*task                 // in flight, in no order
-	deferred   []deferral              // oldest first
-	configured map[string]uint64       // the revision that each endpoint's lane goes by
-	purging    map[string]struct{}     // deleted endpoints with open deliveries
-	tallies    map[string]*tally.Tally // by endpoint: what came of its attempts
-	forgot     time.Time               // when tallies were last let go of
-	told       map[[2]string]time.Time // when the log last said so, by endpoint and reason
-	overtaken  overtaken               // safe
+	live       map[owner.Key]*task         // in a lane or in flight
+	flying     []*task                     // in flight, in no order
+	deferred   []deferral                  // oldest first
+	configured map[string]registry.Version // the version that each endpoint's lane goes by
+	purging    map[string]struct{}         // deleted endpoints with open deliveries
+	tallies    map[string]*tally.Tally     // by endpoint: what came of its attempts
+	forgot     time.Time                   // when tallies were last let go of
+	told       map[[2]string]time.Time     // when the log last said so, by endpoint and reason
+	overtaken  overtaken                   // safe
 	draining   drain
 	urgent     []fetchItem            // to be fetched before any sweep
 	reopening  map[owner.Key]struct{} // settled deliveries among them, that a caller wants sent again

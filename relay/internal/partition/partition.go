@@ -325,7 +325,7 @@ func newLoop(o Options, state *owner.State, appender *journal.Appender) *loop {
 		o: o, log: o.Logger.With("partition", o.Partition), metrics: o.Metrics,
 		state: state, lanes: lane.New[*task](o.Limits), appender: appender,
 		events: o.Journal.Events(o.Partition),
-		live:   map[owner.Key]*task{}, reopening: map[owner.Key]struct{}{}, purging: map[string]struct{}{}, told: map[[2]string]time.Time{}, configured: map[string]uint64{},
+		live:   map[owner.Key]*task{}, reopening: map[owner.Key]struct{}{}, purging: map[string]struct{}{}, told: map[[2]string]time.Time{}, configured: map[string]registry.Version{},
 		tallies: map[string]*tally.Tally{},
 		routedC: make(chan routed, 256), fetchC: make(chan []fetchItem, 1), fetchedC: make(chan fetched, 16),
 		courierC: make(chan *task, o.Limits.AtOnce()), resultC: make(chan result, 1024),

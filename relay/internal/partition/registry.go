@@ -30,10 +30,10 @@ func (l *loop) adopt(s *registry.Snapshot, now time.Time) error {
 	l.snapshot = s
 	for ep := range s.All() {
 		// One that this partition knows stays known though its record, and with it its tenant, cannot be read any more.
-		if revision, known := l.configured[ep.ID]; known && revision == ep.Revision || !known && l.o.Journal.Partition(ep.Tenant) != l.o.Partition {
+		if version, known := l.configured[ep.ID]; known && version == ep.Version() || !known && l.o.Journal.Partition(ep.Tenant) != l.o.Partition {
 			continue
 		}
-		l.configured[ep.ID] = ep.Revision
+		l.configured[ep.ID] = ep.Version()
 		if err := l.configure(ep, now); err != nil {
 			return err
 		}
@@ -120,12 +120,12 @@ func (l *loop) checkSettled(now time.Time) {
 	l.settling = open
 }
 
-// closing tells whether a task is in flight to one of the tenant's endpoints that may no longer be sent to, or signed with a key that
-// is no longer the endpoint's.
+// closing tells whether a task is in flight to one of the tenant's endpoints that may no longer be sent to, or not its type of event, or
+// signed with a key that is no longer the endpoint's.
 func (l *loop) closing(t *task, tenant string) bool {
 	if t.endpoint.Tenant != tenant {
 		return false
 	}
 	ep := l.snapshot.Endpoint(t.key.Endpoint)
-	return ep == nil || !ep.Sendable() || !ep.Holds(t.endpoint.CurrentKey())
+	return ep == nil || !ep.Sendable() || !ep.Leaves(t.delivery.EventType) || !ep.Holds(t.endpoint.CurrentKey())
 }

@@ -16,7 +16,7 @@ import (
 func EncodeEvent(b []byte, e *relay.Event) ([]byte, error) {
 	return proto.MarshalOptions{}.MarshalAppend(b, &pb.EventRecord{
 		Version: Version,
-		Tenant:  e.Tenant, Id: e.ID, Type: e.Type, Time: nanos(e.Time), Subject: e.Subject, Data: e.Data,
+		Tenant:  e.Tenant, Id: e.ID, Type: e.Type, Time: nanos(e.Time), Subject: e.Subject, Data: e.Data, Synthetic: e.Synthetic,
 	})
 }
 
@@ -29,6 +29,7 @@ const (
 	eventTime
 	eventSubject
 	eventData
+	eventSynthetic
 )
 
 // DecodeEvent reads an event's record that stands at seq since the given time. The event's data is b's own bytes: every event is
@@ -43,12 +44,15 @@ func DecodeEvent(b []byte, seq uint64, accepted time.Time) (*relay.Event, error)
 		}
 		b = b[n:]
 		switch {
-		case kind == protowire.VarintType && (number == eventVersion || number == eventTime):
+		case kind == protowire.VarintType && (number == eventVersion || number == eventTime || number == eventSynthetic):
 			var v uint64
-			if v, n = protowire.ConsumeVarint(b); number == eventVersion {
+			switch v, n = protowire.ConsumeVarint(b); number {
+			case eventVersion:
 				version = uint64(uint32(v))
-			} else {
+			case eventTime:
 				e.Time = at(int64(v))
+			default:
+				e.Synthetic = protowire.DecodeBool(v)
 			}
 		case kind == protowire.BytesType && number == eventData:
 			e.Data, n = protowire.ConsumeBytes(b)

@@ -58,6 +58,7 @@ func FuzzDecodeEvent(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add(append(b, b...))
+	f.Add(append(bytes.Clone(b), 0x40, 0x01))       // synthetic
 	f.Add(append(bytes.Clone(b), 0x12, 0x01, 0xff)) // not UTF-8
 	f.Add(append(bytes.Clone(b), 0x2a, 0x00, 0x7b, 0x7c))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -72,7 +73,7 @@ func FuzzDecodeEvent(f *testing.F) {
 			}
 			return
 		}
-		if got.Tenant != want.Tenant || got.ID != want.Id || got.Type != want.Type || got.Subject != want.Subject || !bytes.Equal(got.Data, want.Data) ||
+		if got.Tenant != want.Tenant || got.ID != want.Id || got.Type != want.Type || got.Subject != want.Subject || got.Synthetic != want.Synthetic || !bytes.Equal(got.Data, want.Data) ||
 			want.Time != 0 && got.Time.UnixNano() != want.Time || got.Time.IsZero() != (want.Time == 0) || got.Seq != 7 {
 			t.Fatalf("read %+v, want %v", got, &want)
 		}

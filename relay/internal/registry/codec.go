@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -36,8 +37,10 @@ func encode(r *Record) ([]byte, error) {
 			ActivateTime: nanos(k.ActivateTime), Overlap: int64(k.Overlap), Unclaimed: k.Unclaimed,
 		})
 	}
+	m.ReviewTime, m.Reviewer, m.Proof = nanos(r.ReviewTime), r.Reviewer, proofRecord(&r.Proof)
 	if r.Proposed != nil {
 		m.Proposed = settingsRecord(&r.Proposed.Settings)
+		m.Proposed.Proof = proofRecord(&r.Proposed.Proof)
 		m.Proposed.Registrant, m.Proposed.Hands, m.Proposed.UpdateTime = r.Proposed.Author, r.Proposed.Hands, nanos(r.Proposed.Time)
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
@@ -62,7 +65,7 @@ func decode(data []byte) (*Record, error) {
 	if m.Version != recordVersion {
 		return nil, fmt.Errorf("%w: version %d", errRecord, m.Version)
 	}
-	if len(m.ProtoReflect().GetUnknown()) > 0 || m.Proposed != nil && len(m.Proposed.ProtoReflect().GetUnknown()) > 0 {
+	if len(m.ProtoReflect().GetUnknown()) > 0 || m.Proposed != nil && len(m.Proposed.ProtoReflect().GetUnknown()) > 0 || m.Proof != nil && len(m.Proof.ProtoReflect().GetUnknown()) > 0 {
 		return nil, fmt.Errorf("%w: unknown fields", errRecord) // a newer release's: it may narrow what leaves
 	}
 	r := &Record{
@@ -71,6 +74,7 @@ func decode(data []byte) (*Record, error) {
 		Registrant: m.Registrant, Approver: m.Approver, Hands: m.Hands,
 		CreateTime: moment(m.CreateTime), UpdateTime: moment(m.UpdateTime), ApproveTime: moment(m.ApproveTime),
 		Inactive: time.Duration(m.Inactive), InactiveSince: moment(m.InactiveSince), ContainedFrom: relay.EndpointState(m.ContainedFrom),
+		ReviewTime: moment(m.ReviewTime), Reviewer: m.Reviewer, Proof: proof(m.Proof),
 		Settings:  settings(&m),
 		RequestID: m.RequestId, RequestDigest: m.RequestDigest, CertificateTime: moment(m.CertificateTime),
 	}
@@ -91,6 +95,7 @@ func decode(data []byte) (*Record, error) {
 		return nil, err
 	}
 	if m.Proposed != nil {
+		r.Proposed = &Proposal{Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Time: moment(m.Proposed.UpdateTime), Proof: proof(m.Proposed.Proof)}
 		r.Proposed = &Proposal{Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Hands: m.Proposed.Hands, Time: moment(m.Proposed.UpdateTime)}
 	}
 	switch r.State {
@@ -102,13 +107,40 @@ func decode(data []byte) (*Record, error) {
 	return r, nil
 }
 
+func proposedSettings(r *Record) *Settings {
+	if r.Proposed == nil {
+		return nil
+	}
+	return &r.Proposed.Settings
+}
+
+func proofRecord(p *Proof) *sealpostv1.ProofRecord {
+	if p.Host == "" {
+		return nil
+	}
+	return &sealpostv1.ProofRecord{
+		Host: p.Host, Method: string(p.Method), Time: nanos(p.Time), DueTime: nanos(p.DueTime), FailTime: nanos(p.FailTime), Key: p.Key,
+		CertificateExpireTime: nanos(p.CertificateExpireTime),
+	}
+}
+
+func proof(m *sealpostv1.ProofRecord) Proof {
+	if m == nil {
+		return Proof{}
+	}
+	return Proof{
+		Host: m.Host, Method: ProofMethod(m.Method), Time: moment(m.Time), DueTime: moment(m.DueTime), FailTime: moment(m.FailTime), Key: m.Key,
+		CertificateExpireTime: moment(m.CertificateExpireTime),
+	}
+}
+
 func settingsRecord(s *Settings) *sealpostv1.EndpointRecord {
 	m := &sealpostv1.EndpointRecord{
 		Url: s.URL, Owner: s.Owner, Purpose: s.Purpose, Description: s.Description,
 		EventTypes: s.EventTypes, Filter: s.Filter, Scheme: string(s.Scheme), ContentMode: string(s.ContentMode),
 		RedactionMode: string(s.Redaction.Mode), RedactionAllow: s.Redaction.Allow, RedactionDrop: s.Redaction.Drop,
-		RedactionPseudonymize: s.Redaction.Pseudonymize,
-		ChunkBytes:            uint32(s.ChunkBytes), ChunkArray: s.ChunkArray, Concurrency: uint32(s.Concurrency),
+		RedactionPseudonymize: s.Redaction.Pseudonymize, Environment: string(s.Environment), DataScope: s.DataScope,
+		ChunkBytes: uint32(s.ChunkBytes), ChunkArray: s.ChunkArray, Concurrency: uint32(s.Concurrency),
 		Ordered: s.Ordered, RateLimit: s.RateLimit, Timeout: int64(s.Timeout), RetryFor: int64(s.RetryFor), Http2: s.HTTP2,
 		TlsClientCertificate: string(s.TLS.ClientCertificate), TlsCaPem: s.TLS.CAPEM, TlsSpkiPins: s.TLS.SPKIPins,
 		TlsAllow_12: s.TLS.AllowTLS12,
@@ -131,6 +163,8 @@ func settings(m *sealpostv1.EndpointRecord) Settings {
 		Redaction: relay.Redaction{
 			Mode: relay.RedactionMode(m.RedactionMode), Allow: m.RedactionAllow, Drop: m.RedactionDrop, Pseudonymize: m.RedactionPseudonymize,
 		},
+		// Endpoints from before there were environments get what they always got: real events.
+		Environment: cmp.Or(relay.Environment(m.Environment), relay.Production), DataScope: m.DataScope,
 		ChunkBytes: int(m.ChunkBytes), ChunkArray: m.ChunkArray, Concurrency: int(m.Concurrency),
 		Ordered: m.Ordered, RateLimit: m.RateLimit, Timeout: time.Duration(m.Timeout), RetryFor: time.Duration(m.RetryFor), HTTP2: m.Http2,
 		TLS: relay.TLS{

@@ -34,7 +34,23 @@ type Endpoint struct {
 	PublicKeys []signer.PublicKey
 
 	patterns []string // minimal; see Snapshot.Match
+	types    *Types   // what of the catalogue holds for its tenant
 }
+
+// Version names what decides about an endpoint's deliveries: two that are equal decide the same.
+type Version struct {
+	record uint64
+	types  *Types
+}
+
+// Version is of this endpoint.
+func (e *Endpoint) Version() Version { return Version{e.Revision, e.types} }
+
+// Leaves tells whether the catalogue lets events of a type leave to it.
+func (e *Endpoint) Leaves(eventType string) bool { return e.types.Leaves(eventType) }
+
+// Takes tells whether the endpoint's environment is one for such events.
+func (e *Endpoint) Takes(synthetic bool) bool { return synthetic == (e.Environment == relay.Sandbox) }
 
 // Matches tells whether the endpoint's event types name eventType.
 func (e *Endpoint) Matches(eventType string) bool {
@@ -98,10 +114,10 @@ func (c *compiler) complete(e *Endpoint) (err error) {
 	if e.URL, err = relay.ParseEndpointURL(s.URL, c.insecure); err != nil {
 		return err
 	}
-	if e.Redact, err = redact.Compile(Policy(s.Redaction), c.sealer.Pseudonym(r.Tenant)); err != nil {
+	if e.Redact, err = redact.Compile(Policy(s.Redaction, s.DataScope), c.sealer.Pseudonym(r.Tenant)); err != nil {
 		return fmt.Errorf("redaction: %w", err)
 	}
-	e.PolicyHash = policyHash(r.Tenant, s.Redaction)
+	e.PolicyHash = policyHash(r.Tenant, s.Redaction, s.DataScope)
 	if s.Filter != "" {
 		if e.Filter, err = c.filters.Compile(s.Filter); err != nil {
 			return fmt.Errorf("filter: %w", err)
@@ -156,17 +172,23 @@ func plain(r *Record) *relay.Endpoint {
 	return &relay.Endpoint{
 		ID: r.ID, Tenant: r.Tenant, Owner: s.Owner, Purpose: s.Purpose, Description: s.Description,
 		EventTypes: s.EventTypes, Filter: s.Filter, Scheme: s.Scheme, ContentMode: s.ContentMode, Redaction: s.Redaction,
+		Environment: s.Environment, DataScope: s.DataScope,
 		ChunkBytes: s.ChunkBytes, ChunkArray: s.ChunkArray, Concurrency: s.Concurrency, Ordered: s.Ordered,
 		RateLimit: s.RateLimit, Timeout: s.Timeout, RetryFor: s.RetryFor, HTTP2: s.HTTP2, TLS: s.TLS, Rotation: s.Rotation, BasicUser: s.BasicUser,
 		State: r.State, StateReason: r.StateReason, Registrant: r.Registrant, Approver: r.Approver,
 		CreateTime: r.CreateTime, UpdateTime: r.UpdateTime, ApproveTime: r.ApproveTime, Revision: r.Revision,
-		Inactive: r.Inactive, InactiveSince: r.InactiveSince, CertificateTime: r.CertificateTime,
+		Reviewer: r.Reviewer, ReviewTime: r.ReviewTime, Inactive: r.Inactive, InactiveSince: r.InactiveSince, CertificateTime: r.CertificateTime,
 	}
 }
 
-// Policy is a redaction as the redact package takes it.
-func Policy(r relay.Redaction) redact.Policy {
+// Policy is a redaction within a data scope as the redact package takes it. What a scope does not name does not leave: a policy that
+// lets all leave but what it drops becomes one that lets the scope leave but what it drops. One that allows paths by itself allows none
+// outside of the scope; whoever registers sees to that. The subject stands beside the data, and is the redaction's alone to keep back.
+func Policy(r relay.Redaction, scope []string) redact.Policy {
 	p := redact.Policy{Mode: redact.Mode(r.Mode), Allow: r.Allow, Drop: r.Drop, Pseudonymize: r.Pseudonymize}
+	if len(scope) > 0 && (r.Mode == relay.RedactionDenyListed || r.Mode == relay.RedactionNone) {
+		p.Mode, p.Allow = redact.AllowListed, append(slices.Clone(scope), "$subject")
+	}
 	for _, m := range r.Mask {
 		p.Mask = append(p.Mask, redact.Mask{Path: m.Path, KeepLast: m.KeepLast})
 	}
@@ -174,7 +196,7 @@ func Policy(r relay.Redaction) redact.Policy {
 }
 
 // policyHash covers the tenant, too: its pseudonyms are its own.
-func policyHash(tenant string, r relay.Redaction) [32]byte {
+func policyHash(tenant string, r relay.Redaction, scope []string) [32]byte {
 	var b []byte
 	text := func(s string) {
 		b = binary.AppendUvarint(b, uint64(len(s)))
@@ -191,6 +213,7 @@ func policyHash(tenant string, r relay.Redaction) [32]byte {
 	texts(r.Allow)
 	texts(r.Drop)
 	texts(r.Pseudonymize)
+	texts(scope)
 	for _, m := range r.Mask {
 		text(m.Path)
 		b = binary.AppendUvarint(b, uint64(m.KeepLast))

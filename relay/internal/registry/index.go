@@ -15,6 +15,7 @@ type Snapshot struct {
 	revision  uint64
 	endpoints map[string]*Endpoint
 	tenants   map[string]*tenant
+	types     *catalogue
 }
 
 // tenant is one tenant's endpoints and the index of their event types.
@@ -53,12 +54,12 @@ func (s *Snapshot) ByID() []*Endpoint { return slices.SortedFunc(s.All(), byID) 
 func (s *Snapshot) All() iter.Seq[*Endpoint] { return maps.Values(s.endpoints) }
 
 // Match yields, once each, the endpoints of a tenant whose event types name eventType, whatever their state but deleted:
-// the deliveries of those that may not be sent to are parked. The work is proportional to the endpoints
-// yielded and the type's segments.
+// the deliveries of those that may not be sent to are parked. A type that the catalogue keeps inside names none of them, whatever
+// their patterns are. The work is proportional to the endpoints yielded and the type's segments.
 func (s *Snapshot) Match(tenantName, eventType string) iter.Seq[*Endpoint] {
 	return func(yield func(*Endpoint) bool) {
 		t := s.tenants[tenantName]
-		if t == nil {
+		if t == nil || !s.Types(tenantName).Leaves(eventType) {
 			return
 		}
 		if !yieldAll(t.exact[eventType], yield) || !yieldAll(t.prefix[""], yield) {
@@ -82,8 +83,8 @@ func yieldAll(list []*Endpoint, yield func(*Endpoint) bool) bool {
 }
 
 // with is the snapshot after changes: an endpoint by its id, nil where it was purged.
-func (s *Snapshot) with(changes map[string]*Endpoint, revision uint64) *Snapshot {
-	next := &Snapshot{revision: max(revision, s.revision), endpoints: s.endpoints, tenants: s.tenants}
+func (s *Snapshot) with(changes map[string]*Endpoint, types *catalogue, revision uint64) *Snapshot {
+	next := &Snapshot{revision: max(revision, s.revision), endpoints: s.endpoints, tenants: s.tenants, types: types}
 	if len(changes) == 0 {
 		return next
 	}

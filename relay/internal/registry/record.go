@@ -36,6 +36,11 @@ type Record struct {
 
 	// Settings are in force, or, where ApproveTime is zero, wait to be.
 	Settings Settings
+	// ReviewTime and Reviewer are of the last approval, or of the last time that somebody looked at it again.
+	ReviewTime time.Time
+	Reviewer   string
+	// Proof is of the host of Settings.URL. Its zero value: none yet.
+	Proof Proof
 	// Proposed, where not nil, waits for approval while Settings stay in force.
 	Proposed *Proposal
 	// Keys sign; the first is the current one.
@@ -77,6 +82,39 @@ type Proposal struct {
 	Author   string
 	Hands    []string // those that the author's credential went through
 	Time     time.Time
+	// Proof is of the host of Settings.URL, where it is another than that of the endpoint's own.
+	Proof Proof
+}
+
+// ProofMethod is the way in which a host was proven.
+type ProofMethod string
+
+// The methods.
+const (
+	ProofDNS         ProofMethod = "DNS"
+	ProofHTTPS       ProofMethod = "HTTPS"
+	ProofCertificate ProofMethod = "CERTIFICATE"
+	ProofOff         ProofMethod = "OFF" // the configuration asked for none
+)
+
+// Proof says that a host was the partner's at a time.
+type Proof struct {
+	Host   string // and port, where the URL names one
+	Method ProofMethod
+	Time   time.Time // zero: not proven
+	// DueTime is when it must be proven again, at the latest. Of an endpoint from before proofs it can be set without a Time.
+	DueTime time.Time
+	// FailTime is since when it could not be; zero: nothing is wrong.
+	FailTime time.Time
+	// Key is SHA-256 of the public key that signed the nonce, of ProofCertificate.
+	Key []byte
+	// CertificateExpireTime is of the certificate that the server showed then; zero: none was seen.
+	CertificateExpireTime time.Time
+}
+
+// Holds tells whether the proof is one of a host, and not over.
+func (p *Proof) Holds(host string, now time.Time) bool {
+	return p.Host == host && !p.Time.IsZero() && (p.DueTime.IsZero() || now.Before(p.DueTime))
 }
 
 // Settings are what an endpoint's owner asks for and an approval approves.
@@ -91,6 +129,8 @@ type Settings struct {
 	Scheme      signer.Scheme
 	ContentMode relay.ContentMode
 	Redaction   relay.Redaction
+	Environment relay.Environment
+	DataScope   []string
 
 	ChunkBytes  int
 	ChunkArray  string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ const BucketName = "ENDPOINTS"
 // The keys of the bucket.
 const (
 	endpointKey = "endpoint/"
+	typeKey     = "type/"
 	devKey      = "mark/dev"
 )
 
@@ -71,7 +73,7 @@ type Registry struct {
 
 // batch is what was heard and is not in a snapshot yet.
 type batch struct {
-	items    map[string]journal.Item // by endpoint id, the latest
+	items    map[string]journal.Item // by key, the latest
 	revision uint64
 	whole    bool // items are all that there is: what else is known is gone
 	ready    bool // may become a snapshot
@@ -190,9 +192,7 @@ func (r *Registry) listen(ctx context.Context, failed chan<- error) {
 				return nil
 			}
 			all.revision = max(all.revision, item.Revision)
-			if id, ok := strings.CutPrefix(item.Key, endpointKey); ok {
-				all.items[id] = item
-			}
+			maps.Copy(all.items, itemsOf(item))
 			return nil
 		})
 		if ctx.Err() != nil {
@@ -213,8 +213,8 @@ func (r *Registry) listen(ctx context.Context, failed chan<- error) {
 }
 
 func itemsOf(item journal.Item) map[string]journal.Item {
-	if id, ok := strings.CutPrefix(item.Key, endpointKey); ok {
-		return map[string]journal.Item{id: item}
+	if strings.HasPrefix(item.Key, endpointKey) || strings.HasPrefix(item.Key, typeKey) {
+		return map[string]journal.Item{item.Key: item}
 	}
 	return nil
 }
@@ -230,9 +230,7 @@ func (r *Registry) hand(b batch) {
 		}
 		r.pending = b
 	} else {
-		for id, item := range b.items {
-			r.pending.items[id] = item
-		}
+		maps.Copy(r.pending.items, b.items)
 		r.pending.revision = max(r.pending.revision, b.revision)
 	}
 	select {
@@ -256,7 +254,10 @@ func (r *Registry) build(ctx context.Context) {
 		if !b.ready {
 			continue
 		}
-		next := r.Snapshot().with(r.changes(b), b.revision)
+		types, retyped := r.types(b)
+		changes := r.changes(b)
+		types.hold(r.Snapshot(), changes, retyped)
+		next := r.Snapshot().with(changes, types, b.revision)
 		r.mu.Lock()
 		r.now.Store(next)
 		close(r.changed)
@@ -268,7 +269,11 @@ func (r *Registry) build(ctx context.Context) {
 // changes compiles what differs from the snapshot; nil stands for an endpoint that is gone.
 func (r *Registry) changes(b batch) map[string]*Endpoint {
 	have, out := r.Snapshot(), make(map[string]*Endpoint, len(b.items))
-	for id, item := range b.items {
+	for key, item := range b.items {
+		id, ok := strings.CutPrefix(key, endpointKey)
+		if !ok {
+			continue
+		}
 		known := have.Endpoint(id)
 		switch {
 		case item.Deleted && known != nil:
@@ -280,7 +285,7 @@ func (r *Registry) changes(b batch) map[string]*Endpoint {
 	}
 	if b.whole {
 		for id := range have.endpoints {
-			if _, still := b.items[id]; !still {
+			if _, still := b.items[endpointKey+id]; !still {
 				out[id] = nil
 			}
 		}
@@ -303,6 +308,13 @@ func (r *Registry) read(id string, item journal.Item) *Endpoint {
 	if e.Err != nil {
 		r.log.Error("endpoint cannot be used; nothing is sent to it", "endpoint", id, "tenant", e.Tenant, "error", e.Err)
 	}
+	return e
+}
+
+// Compile is what a record would be as an endpoint, such as one whose proposal was approved; nothing is kept.
+func (r *Registry) Compile(record *Record) *Endpoint {
+	e := r.compile.compile(record)
+	e.types = r.Snapshot().Types(record.Tenant)
 	return e
 }
 

@@ -453,7 +453,7 @@ func TestMatchIsALookAtAll(t *testing.T) {
 				changes[id] = light(id, tenant, state, rapid.SliceOfN(pattern, 1, 4).Draw(t, "patterns"))
 				model[id] = changes[id]
 			}
-			s = s.with(changes, uint64(step+1))
+			s = s.with(changes, nil, uint64(step+1))
 		}
 		for _, tenant := range []string{"acme", "globex", "none"} {
 			ty := eventType.Draw(t, "event")
@@ -509,19 +509,22 @@ func TestPolicyHash(t *testing.T) {
 		{Mode: relay.RedactionDenyListed, Drop: []string{"a", "b"}, Mask: []relay.Mask{{Path: "c"}}},
 		{Mode: relay.RedactionDenyListed, Drop: []string{"a", "b"}, Mask: []relay.Mask{{Path: "c", KeepLast: 1}}},
 	}
-	seen := map[[32]byte]bool{policyHash("acme", base): true, policyHash("globex", base): true}
+	seen := map[[32]byte]bool{policyHash("acme", base, nil): true, policyHash("globex", base, nil): true}
 	if len(seen) != 2 {
 		t.Error("tenants share a hash, though not their pseudonyms")
 	}
 	for _, o := range others {
-		h := policyHash("acme", o)
+		h := policyHash("acme", o, nil)
 		if seen[h] {
 			t.Errorf("%+v has another policy's hash", o)
 		}
 		seen[h] = true
 	}
-	if policyHash("acme", base) != policyHash("acme", relay.Redaction{Mode: base.Mode, Drop: []string{"a", "b"}}) {
+	if policyHash("acme", base, nil) != policyHash("acme", relay.Redaction{Mode: base.Mode, Drop: []string{"a", "b"}}, nil) {
 		t.Error("one policy has two hashes")
+	}
+	if policyHash("acme", base, nil) == policyHash("acme", base, []string{"a"}) {
+		t.Error("a data scope does not count")
 	}
 }
 
@@ -572,7 +575,7 @@ func BenchmarkMatch(b *testing.B) {
 			id := fmt.Sprintf("ep_%05d", i)
 			changes[id] = light(id, "acme", relay.EndpointActive, patterns)
 		}
-		s := (&Snapshot{}).with(changes, 1)
+		s := (&Snapshot{}).with(changes, nil, 1)
 		b.Run(fmt.Sprintf("endpoints=%d/matches=5", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -589,7 +592,7 @@ func BenchmarkMatch(b *testing.B) {
 			b.ReportAllocs()
 			one := map[string]*Endpoint{"ep_00003": light("ep_00003", "acme", relay.EndpointPaused, []string{"contact.*"})}
 			for b.Loop() {
-				s.with(one, 2)
+				s.with(one, nil, 2)
 			}
 		})
 	}

@@ -47,13 +47,13 @@ const clockSkew = time.Minute
 
 // Handle yields, for each endpoint whose subscription names the event, what becomes of it. An event that yields nothing
 // is unmatched. Endpoints that were never approved, and those made after the event was accepted, have no claim to
-// it. Where behind says that an endpoint has others to be sent first, and no filter decides, policy is left for later: it would be
+// it, nor have sandbox endpoints to real ones and the others to synthetic ones. Where behind says that an endpoint has others to be sent first, and no filter decides, policy is left for later: it would be
 // applied again then. A nil behind is none.
 func Handle(ev *relay.Event, snapshot *registry.Snapshot, behind func(endpointID string) bool) iter.Seq[Routed] {
 	return func(yield func(Routed) bool) {
 		var shared bodies
 		for ep := range snapshot.Match(ev.Tenant, ev.Type) {
-			if ep.State == relay.EndpointPending || ep.State == relay.EndpointUnverified || ev.AcceptTime.Before(ep.CreateTime.Add(-clockSkew)) {
+			if ep.State == relay.EndpointPending || ep.State == relay.EndpointUnverified || !ep.Takes(ev.Synthetic) || ev.AcceptTime.Before(ep.CreateTime.Add(-clockSkew)) {
 				continue
 			}
 			if behind != nil && ep.Filter == nil && ep.Err == nil && behind(ep.ID) {
@@ -76,8 +76,11 @@ func One(ev *relay.Event, ep *registry.Endpoint) Routed {
 		// What it would match may be what cannot be read; see one.
 		return Routed{Kind: Send, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint)}
 	}
-	if ep.State == relay.EndpointDeleted || !ep.Matches(ev.Type) || ep.Tenant != ev.Tenant {
+	if ep.State == relay.EndpointDeleted || !ep.Matches(ev.Type) || ep.Tenant != ev.Tenant || !ep.Takes(ev.Synthetic) {
 		return Routed{Kind: Skip, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint)}
+	}
+	if !ep.Leaves(ev.Type) {
+		return Routed{Kind: Withhold, Endpoint: ep, Delivery: Identify(ev, ep.Endpoint), Reason: relay.ReasonTypeForbidden}
 	}
 	return one(ev, ep, &bodies{})
 }
@@ -131,7 +134,7 @@ func one(ev *relay.Event, ep *registry.Endpoint, shared *bodies) (r Routed) {
 func Identify(ev *relay.Event, ep *relay.Endpoint) *relay.Delivery {
 	return &relay.Delivery{
 		ID: relay.DeliveryID(ev.Tenant, ev.ID, ep.ID), Endpoint: ep,
-		EventID: ev.ID, EventType: ev.Type, EventTime: ev.Time, Seq: ev.Seq, AcceptTime: ev.AcceptTime,
+		EventID: ev.ID, EventType: ev.Type, EventTime: ev.Time, Seq: ev.Seq, AcceptTime: ev.AcceptTime, Synthetic: ev.Synthetic,
 	}
 }
 

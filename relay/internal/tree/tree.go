@@ -194,7 +194,7 @@ func Open(ctx context.Context, o Options) (_ *Tree, err error) {
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	t.cancel = cancel
-	t.done.Go(func() { t.listen(running) })
+	t.done.Go(func() { t.listen(running, o.State) })
 	t.done.Go(func() { t.findOut(running) })
 	return t, nil
 }
@@ -312,10 +312,10 @@ func (t *Tree) settle() {
 }
 
 // listen follows the state, so that a process which does not grow the tree knows how far it is.
-func (t *Tree) listen(ctx context.Context) {
+func (t *Tree) listen(ctx context.Context, state Bucket) {
 	const least, most = 100 * time.Millisecond, 5 * time.Second
 	for wait := least; ctx.Err() == nil; wait = min(2*wait, most) {
-		err := t.o.State.Watch(ctx, func(item journal.Item) error {
+		err := state.Watch(ctx, func(item journal.Item) error {
 			if item.Key == "" {
 				wait = least
 			}
