@@ -179,8 +179,8 @@ func (c *Control) allow(ctx context.Context, who access.Caller, scope access.Sco
 	return nil
 }
 
-// productionOnly are the scopes of what has no sandbox: events as they were published, and a copy of everything.
-var productionOnly = []access.Scope{access.EventsRead, access.EventsErase, access.SystemBackup}
+// productionOnly are the scopes of what has no sandbox: events as they were published, what may leave at all, and a copy of everything.
+var productionOnly = []access.Scope{access.EventsRead, access.EventsErase, access.PolicyWrite, access.SystemBackup}
 
 // refuse records a refusal, or counts it where there were many, and returns it.
 func (c *Control) refuse(ctx context.Context, who access.Caller, act audit.Act, refusal error) error {

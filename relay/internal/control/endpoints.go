@@ -68,9 +68,10 @@ func (c *Control) CreateEndpoint(ctx context.Context, who access.Caller, asked S
 	if asked.Tenant == relay.ReservedTenant && !who.AllTenants() {
 		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the tenant is the relay's own, and for operators of all tenants"})
 	}
+	asked.Environment = cmp.Or(asked.Environment, relay.Environment(who.Environment))
 	spec := asked.withDefaults(c.Dev)
-	if env := access.Environment(spec.Environment); env.Valid() && !who.In(env) {
-		return Created{}, c.refuse(ctx, who, act, &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the account is of another environment than the endpoint"})
+	if !who.In(access.Environment(spec.Environment)) {
+		return Created{}, c.refuse(ctx, who, act, errOtherEnvironment(who))
 	}
 	bad := c.check(&spec, &asked)
 	if requestID != "" && (len(requestID) > maxRequestID || !relay.ValidEventID(requestID)) {
@@ -266,6 +267,10 @@ func (c *Control) knows(who access.Caller, e *registry.Endpoint) bool {
 // environmentOf is what an endpoint is used for.
 func environmentOf(e *registry.Endpoint) access.Environment { return access.Environment(e.Environment) }
 
+func errOtherEnvironment(who access.Caller) error {
+	return &ForbiddenError{Scope: access.EndpointsWrite, Reason: "the account is for " + string(who.Environment) + " alone"}
+}
+
 // GetEndpoint is one endpoint; a deleted one is there until it is purged.
 func (c *Control) GetEndpoint(ctx context.Context, who access.Caller, ref Ref) (*registry.Endpoint, error) {
 	if err := c.allow(ctx, who, access.EndpointsRead, &audit.Act{Name: "endpoint.read", Object: clip(ref.ID)}); err != nil {
@@ -385,6 +390,9 @@ func (c *Control) update(who access.Caller, r *registry.Record, asked *Spec, mas
 		explicit.ChunkBytes = 0
 	}
 	wanted = wanted.withDefaults(c.Dev)
+	if !who.In(access.Environment(wanted.Environment)) {
+		return nil, errOtherEnvironment(who)
+	}
 	if err := c.check(&wanted, &explicit).Err(); err != nil {
 		return nil, err
 	}

@@ -95,8 +95,17 @@ func decode(data []byte) (*Record, error) {
 		return nil, err
 	}
 	if m.Proposed != nil {
-		r.Proposed = &Proposal{Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Time: moment(m.Proposed.UpdateTime), Proof: proof(m.Proposed.Proof)}
-		r.Proposed = &Proposal{Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Hands: m.Proposed.Hands, Time: moment(m.Proposed.UpdateTime)}
+		r.Proposed = &Proposal{
+			Settings: settings(m.Proposed), Author: m.Proposed.Registrant, Hands: m.Proposed.Hands, Time: moment(m.Proposed.UpdateTime), Proof: proof(m.Proposed.Proof),
+		}
+	}
+	for _, s := range []*Settings{&r.Settings, proposedSettings(r)} {
+		if s != nil && s.Environment != relay.Sandbox && s.Environment != relay.Production {
+			return nil, fmt.Errorf("%w: unknown environment", errRecord)
+		}
+	}
+	if r.ReviewTime.IsZero() { // of before there were reviews: its approval was the last one
+		r.ReviewTime, r.Reviewer = r.ApproveTime, r.Approver
 	}
 	switch r.State {
 	case relay.EndpointUnverified, relay.EndpointPending, relay.EndpointActive, relay.EndpointPaused,
