@@ -135,7 +135,7 @@ func (w *world) checkOrder() {
 
 // lastGroup is how long before an interruption an attempt may have ended and still be made again: the time in which outcomes are
 // gathered for one sync, and what two busy cores may add to it.
-const lastGroup = time.Second
+const lastGroup = 3 * time.Second
 
 // checkDuplicates allows a delivery to come again after a success only where that success was in flight, or just over, when something was
 // interrupted.

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 
 // lastGroup is how long before a kill an attempt may have ended and still be made again: the time in which outcomes are gathered
 // for one sync (50 ms, see delivery.syncEvery), and what two busy cores may add to it.
-const lastGroup = time.Second
+const lastGroup = 3 * time.Second
 
 // phase is a moment to kill at, told by what can be seen from outside.
 type phase struct {
